@@ -1,0 +1,1 @@
+"""The command line, the experiments, the measuring and the store."""

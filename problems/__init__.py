@@ -1,0 +1,54 @@
+"""What is solved: (H + λI) X = B, with H a curvature matrix that is never formed."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import torch
+
+from problems import discovery
+from problems.operators.base import CurvatureOperator
+from problems.operators.dense import DenseOperator
+from problems.operators.ggn import GaussNewton
+from problems.problem import Columns, Problem, ProblemFamily, from_model
+from problems.task import Task
+
+__all__ = [
+    "Columns",
+    "CurvatureOperator",
+    "DenseOperator",
+    "GaussNewton",
+    "Problem",
+    "ProblemFamily",
+    "Task",
+    "available",
+    "family",
+    "from_model",
+    "load",
+]
+
+ENTRY_POINTS = "ihvp_bench.problems"
+
+
+def available() -> dict[str, type[ProblemFamily]]:
+    """Every problem family there is, by name."""
+    return discovery.discover(sys.modules[__name__], ProblemFamily, ENTRY_POINTS)  # type: ignore[type-abstract]
+
+
+def family(name: str, **parameters: Any) -> ProblemFamily:
+    """The family `name`, or the one in the file `name`.py, with `parameters`; checks them and builds nothing."""
+    cls = discovery.find(name, sys.modules[__name__], ProblemFamily, ENTRY_POINTS, "problem")  # type: ignore[type-abstract]
+    return discovery.construct(cls, parameters, f"problem {name}")
+
+
+def load(
+    name: str,
+    *,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype = torch.float64,
+    seed: int = 0,
+    **parameters: Any,
+) -> Problem:
+    """Build the problem `name` with `parameters`; ValueError names an unknown one and suggests the nearest."""
+    return family(name, **parameters).build(device=torch.device(device), dtype=dtype, seed=seed)

@@ -1,0 +1,60 @@
+"""Trained checkpoints, kept under the user's cache directory."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+
+import platformdirs
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+ENVIRONMENT_VARIABLE = "IHVP_BENCH_CACHE"
+
+
+def cache_directory() -> Path:
+    """The directory named by IHVP_BENCH_CACHE, or else the platform's cache directory for ihvp-bench."""
+    return Path(os.environ.get(ENVIRONMENT_VARIABLE) or platformdirs.user_cache_path("ihvp-bench"))
+
+
+def checkpoint_path(kind: str, recipe: Mapping[str, object]) -> Path:
+    """Where the checkpoint that `recipe` makes lies; another recipe is another file."""
+    key = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:16]
+    return cache_directory() / "checkpoints" / f"{kind}-{key}.safetensors"
+
+
+def load_checkpoint(path: Path) -> dict[str, Tensor] | None:
+    """The tensors at `path`, or None where there are none or the file is damaged (with a warning)."""
+    if not path.exists():
+        return None
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        warnings.warn(f"the checkpoint {path} cannot be read ({error}); training again", stacklevel=2)
+        return None
+
+
+def save_checkpoint(path: Path, tensors: dict[str, Tensor]) -> None:
+    """Write `tensors` to `path`, whole or not at all; a cache that cannot be written is only a warning."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
+        os.close(handle)
+        try:
+            save_file(tensors, temporary)
+            os.replace(temporary, path)
+        except BaseException:
+            os.unlink(temporary)
+            raise
+    except OSError as error:
+        warnings.warn(
+            f"the checkpoint cannot be kept in {path.parent} ({error}); it will be trained again next time. Set "
+            f"{ENVIRONMENT_VARIABLE} to a directory that can be written",
+            stacklevel=2,
+        )

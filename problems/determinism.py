@@ -1,0 +1,75 @@
+"""The probe that keeps models and data whose curvature changes between two looks out of every result."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from problems.examples import Examples
+from problems.losses import Loss
+from problems.model_function import ModelFunction
+
+# nn.modules' own base classes: every 1d, 2d, 3d and Sync variant inherits from them.
+_DROPOUT = nn.modules.dropout._DropoutNd
+_NORMALISATION = nn.modules.batchnorm._NormBase
+
+
+def check_deterministic(function: ModelFunction, loss: Loss, *datasets: Examples) -> None:
+    """Raise ValueError, saying what to change, unless H is one fixed mean over examples.
+
+    Looks at the modules that are known to break it, then reads and runs the first examples of each of
+    `datasets` twice, together and one by one.
+    """
+    _check_modules(function.model)
+    for examples in datasets:
+        _check_examples(function, loss, examples)
+
+
+def _check_modules(model: nn.Module) -> None:
+    for name, module in model.named_modules():
+        where = f"{name or 'the model'} ({type(module).__name__})"
+        if module.training and isinstance(module, _DROPOUT) and module.p > 0:
+            raise ValueError(f"{where} drops out at random in training mode: call model.eval() first")
+        if isinstance(module, _NORMALISATION) and not isinstance(module, nn.modules.instancenorm._InstanceNorm):
+            if module.training:
+                raise ValueError(
+                    f"{where} normalises by the batch in training mode, so an example's curvature depends "
+                    "on its neighbours: call model.eval() first"
+                )
+            if module.running_mean is None:
+                raise ValueError(
+                    f"{where} has no running statistics and normalises by the batch even in evaluation "
+                    "mode: build it with track_running_stats=True"
+                )
+
+
+def _check_examples(function: ModelFunction, loss: Loss, examples: Examples) -> None:
+    indices = torch.arange(min(4, len(examples)))
+    inputs, targets = examples.batch(indices)
+    again_inputs, again_targets = examples.batch(indices)
+    if not (torch.equal(inputs, again_inputs) and torch.equal(targets, again_targets)):
+        raise ValueError(
+            "the data gives different values when the same examples are read twice: remove random "
+            "augmentation from the data set's transforms"
+        )
+    outputs = function.outputs(function.parameters, inputs)
+    loss.check(outputs, targets)
+    if not torch.isfinite(outputs).all():
+        raise ValueError("the model's outputs hold NaN or inf on the first examples; check the inputs")
+    if not _close(function.outputs(function.parameters, inputs), outputs):
+        raise ValueError(
+            "the model gives different outputs for the same inputs: call model.eval() and remove other "
+            "randomness from its forward pass"
+        )
+    single = [function.outputs(function.parameters, x[None]) for x in inputs]
+    if not _close(torch.cat(single), outputs):
+        raise ValueError(
+            "the model's output for an example changes with the other examples of its batch; H is a mean "
+            "over examples and needs them independent (is there normalisation over the batch?)"
+        )
+
+
+def _close(values: Tensor, expected: Tensor) -> bool:
+    # Batches of different sizes may take different kernels; randomness moves outputs far more than this.
+    tolerance = torch.finfo(expected.dtype).eps ** 0.5
+    return bool((values - expected).abs().amax() <= tolerance * (1 + expected.abs().amax()))

@@ -1,0 +1,123 @@
+"""Plug-ins found by their file: solvers and problem families need no registry."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import inspect
+import sys
+from collections.abc import Mapping
+from importlib.metadata import entry_points
+from pathlib import Path
+from types import ModuleType
+from typing import Any, TypeVar
+
+from pydantic import TypeAdapter, ValidationError
+
+from problems.validation import unknown
+
+T = TypeVar("T")
+
+
+def discover(package: ModuleType, base: type[T], group: str) -> dict[str, type[T]]:
+    """Every concrete public subclass of `base` in the files of `package` and of installed plug-ins, by name.
+
+    A class is named after its file; where a file holds several, each has a `variant` and is named
+    `file_variant`. Installed packages offer classes through the entry-point group `group`.
+    Raises ValueError when two classes claim a name.
+    """
+    found: dict[str, type[T]] = {}
+    for path in sorted(Path(str(package.__file__)).parent.glob("*.py")):
+        if not path.stem.startswith("_"):
+            module = importlib.import_module(f"{package.__name__}.{path.stem}")
+            _claim(found, _classes(module, base, path.stem))
+    for entry in entry_points(group=group):
+        _claim(found, {entry.name: entry.load()})
+    return found
+
+
+def find(name: str, package: ModuleType, base: type[T], group: str, kind: str) -> type[T]:
+    """The class called `name`, or the only one in the file `name`.py; ValueError names the nearest."""
+    if name.endswith(".py"):
+        return _from_file(Path(name), base, kind)
+    known = discover(package, base, group)
+    if name not in known:
+        raise ValueError(unknown(kind, name, known))
+    return known[name]
+
+
+def construct(cls: type[T], settings: Mapping[str, Any], label: str) -> T:
+    """`cls(**settings)` with every setting converted to its field's type, or a ValueError naming the wrong one."""
+    fields = inspect.signature(cls).parameters
+    for name in settings:
+        if name not in fields:
+            raise ValueError(f"{label}: {unknown('setting', name, fields)}")
+    try:
+        return TypeAdapter(cls).validate_python(dict(settings))
+    except ValidationError as error:
+        raise ValueError(f"{label}: {_explain(error)}") from None
+
+
+def _explain(error: ValidationError) -> str:
+    parts = []
+    for detail in error.errors():
+        where = ".".join(str(part) for part in detail["loc"])
+        if detail["type"] == "missing":
+            parts.append(f"the setting {where} is missing and has no default")
+        elif detail["type"] == "value_error":
+            parts.append(str(detail["ctx"]["error"]))
+        else:
+            parts.append(f"{where} is {detail['input']!r}: {detail['msg']}")
+    return "; ".join(parts)
+
+
+def _classes(module: ModuleType, base: type[T], stem: str) -> dict[str, type[T]]:
+    own = [
+        value
+        for name, value in vars(module).items()
+        if inspect.isclass(value)
+        and issubclass(value, base)
+        and value.__module__ == module.__name__
+        and not inspect.isabstract(value)
+        and not name.startswith("_")
+    ]
+    if len(own) == 1:
+        return {stem: own[0]}
+    nameless = [cls.__name__ for cls in own if "variant" not in vars(cls)]
+    if nameless:
+        raise ValueError(
+            f"{module.__name__} holds several classes; give {', '.join(nameless)} a class attribute `variant`"
+        )
+    return {f"{stem}_{vars(cls)['variant']}": cls for cls in own}
+
+
+def _claim(found: dict[str, type[T]], offered: Mapping[str, type[T]]) -> None:
+    for name, cls in offered.items():
+        if name in found and found[name] is not cls:
+            raise ValueError(
+                f"two classes claim the name {name!r}: {found[name].__module__}.{found[name].__name__} and "
+                f"{cls.__module__}.{cls.__name__}; rename one"
+            )
+        found[name] = cls
+
+
+def _from_file(path: Path, base: type[T], kind: str) -> type[T]:
+    if not path.is_file():
+        raise ValueError(f"there is no file {path}; a {kind} given as a path must be a Python file")
+    name = f"ihvp_bench_plugin_{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise ValueError(f"{path} cannot be imported: {type(error).__name__}: {error}") from error
+    classes = _classes(module, base, path.stem)
+    if len(classes) != 1:
+        raise ValueError(
+            f"{path} holds {len(classes)} classes derived from {base.__name__} "
+            f"({', '.join(classes) or 'none'}); exactly one is needed"
+        )
+    return next(iter(classes.values()))

@@ -1,0 +1,70 @@
+"""Image classifiers trained in-process."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+import torch
+from torch import nn
+
+from problems.cache import checkpoint_path, load_checkpoint, save_checkpoint
+from problems.data.digits import TRAINING_SIZE, Split, accuracy, digits
+from problems.losses import CrossEntropy
+from problems.models.mlp import mlp
+from problems.problem import Problem, ProblemFamily, from_model
+from problems.training import Recipe, train
+
+FEATURES, CLASSES = 64, 10
+
+
+@dataclass(frozen=True)
+class ImageClassifier(ProblemFamily):
+    """An MLP 64-width-10 trained on digits; right-hand sides are gradients of test images.
+
+    Deterministic given the seed; the checkpoint is kept under the user's cache directory, keyed by its recipe.
+    """
+
+    width: int = 12
+    training_size: int = TRAINING_SIZE
+    epochs: int = 30
+    num_queries: int = 4
+    damping: float = 1e-2
+
+    def __post_init__(self) -> None:
+        for name in ("width", "epochs"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+
+    @classmethod
+    def examples(cls) -> Sequence[ImageClassifier]:
+        return (cls(width=2, training_size=100, epochs=3, num_queries=3, damping=0.05),)
+
+    def build(self, *, device: torch.device, dtype: torch.dtype, seed: int) -> Problem:
+        data = digits(self.training_size)
+        model = self._trained(data, seed)
+        found = accuracy(model(data.test_inputs), data.test_targets)
+        return from_model(
+            model.to(device, dtype),
+            "cross_entropy",
+            (data.train_inputs, data.train_targets),
+            data.queries(self.num_queries),
+            damping=self.damping,
+            name="image_classifier",
+            facts={"model": f"MLP {FEATURES}-{self.width}-{CLASSES}", "data": "digits", "test accuracy": found},
+        )
+
+    def _trained(self, data: Split, seed: int) -> nn.Module:
+        """The network in float64 on the CPU, whatever it is used on: one checkpoint serves all."""
+        recipe = Recipe(epochs=self.epochs)
+        generator = torch.Generator().manual_seed(seed)
+        model = mlp([FEATURES, self.width, CLASSES], generator)
+        key = {"widths": self.width, "training_size": self.training_size, "seed": seed, **asdict(recipe)}
+        path = checkpoint_path("mlp-digits", key)
+        tensors = load_checkpoint(path)
+        if tensors is None:
+            train(model, CrossEntropy(), data.train_inputs, data.train_targets, recipe, generator)
+            save_checkpoint(path, dict(model.state_dict()))
+        else:
+            model.load_state_dict(tensors)
+        return model

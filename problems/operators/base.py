@@ -1,0 +1,91 @@
+"""What every curvature matrix offers: products over all data, and independent mini-batches."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from problems.work import Work
+
+
+class CurvatureOperator(ABC):
+    """A symmetric matrix H, shape (p, p), the mean over n examples of h_i; never formed unless asked.
+
+    `operator @ V` takes V of shape (p,) or (p, k) and costs (1 + 4k)/3 gradient equivalents.
+    `operator.work` counts what was spent on it, on its mini-batches and on its copies.
+    """
+
+    unit: Literal["example", "token"] = "example"
+
+    def __init__(
+        self, size: int, num_examples: int, dtype: torch.dtype, device: torch.device, work: Work, share: float
+    ) -> None:
+        """`share` is the part of the whole data set that one product visits: 1, or m/n for a subset."""
+        self.shape = (size, size)
+        self.num_examples = num_examples
+        self.dtype = dtype
+        self.device = device
+        self.work = work
+        self.share = share
+
+    def __matmul__(self, vectors: Tensor) -> Tensor:
+        """H V for V of shape (p,) or (p, k); ValueError where shape, dtype or device differ from H's."""
+        self._check(vectors)
+        columns = vectors if vectors.ndim == 2 else vectors[:, None]
+        self.work.count_product(columns.shape[1], self.share)
+        product = self._product(columns)
+        return product if vectors.ndim == 2 else product[:, 0]
+
+    def minibatch(self, size: int, generator: torch.Generator) -> CurvatureOperator:
+        """An independent sample H̃: the mean over `size` examples drawn with replacement, E H̃ = H.
+
+        `generator` lives on the CPU whatever the operator's device, so that a seed draws the same
+        examples everywhere.
+        """
+        if size < 1:
+            raise ValueError(f"batch_size is {size}; a mini-batch needs at least 1 example")
+        return self.subset(torch.randint(self.num_examples, (size,), generator=generator))
+
+    def dense(self) -> Tensor:
+        """H as a (p, p) tensor, counted as a product with p columns."""
+        self.work.count_product(self.shape[0], self.share)
+        return self._dense()
+
+    @property
+    @abstractmethod
+    def is_psd(self) -> bool:
+        """Whether H ⪰ 0."""
+
+    @abstractmethod
+    def subset(self, indices: Tensor) -> CurvatureOperator:
+        """The mean over the examples `indices` (m,), repeated ones counted as often as they occur."""
+
+    @abstractmethod
+    def to(self, dtype: torch.dtype) -> CurvatureOperator:
+        """The same H in another dtype; work goes on being counted here."""
+
+    @abstractmethod
+    def _product(self, columns: Tensor) -> Tensor:
+        """H V for V of shape (p, k)."""
+
+    def _dense(self) -> Tensor:
+        block = 64
+        identity = torch.eye(self.shape[0], dtype=self.dtype, device=self.device)
+        products = [self._product(columns) for columns in identity.split(block, dim=1)]
+        matrix = torch.cat(products, dim=1)
+        return (matrix + matrix.T) / 2
+
+    def _check(self, vectors: Tensor) -> None:
+        size = self.shape[0]
+        if vectors.ndim not in (1, 2) or vectors.shape[0] != size:
+            raise ValueError(
+                f"the vectors have shape {tuple(vectors.shape)}; H is {size} × {size} "
+                f"and takes ({size},) or ({size}, k)"
+            )
+        if vectors.dtype != self.dtype:
+            raise ValueError(f"the vectors are {vectors.dtype}, H is {self.dtype}: convert one of them")
+        if vectors.device != self.device:
+            raise ValueError(f"the vectors are on {vectors.device}, H is on {self.device}: move one of them")

@@ -1,0 +1,76 @@
+"""Curvature given by explicit per-example matrices, so that every moment of H̃ is known exactly."""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from problems.operators.base import CurvatureOperator
+from problems.work import Work
+
+
+class DenseOperator(CurvatureOperator):
+    """H = mean h_i of explicit symmetric matrices `per_example`, shape (n, p, p).
+
+    Memory n·p² numbers; a product costs p²k multiplications, drawing a mini-batch of b costs b·p².
+    Raises ValueError for matrices that are not square, symmetric and finite.
+    """
+
+    def __init__(self, per_example: Tensor) -> None:
+        _check(per_example)
+        self._build(per_example, Work(), share=1.0)
+
+    @classmethod
+    def from_matrix(cls, matrix: Tensor) -> DenseOperator:
+        """H itself, shape (p, p), as its only example."""
+        return cls(matrix[None])
+
+    def second_moment(self, batch_size: int) -> Tensor:
+        """E H̃² = (1 − 1/b) H² + E h²/b for mini-batches of b examples, shape (p, p)."""
+        mean_square = torch.einsum("nij,njk->ik", self.per_example, self.per_example) / self.num_examples
+        return (1 - 1 / batch_size) * self.matrix @ self.matrix + mean_square / batch_size
+
+    @cached_property
+    def is_psd(self) -> bool:
+        eigenvalues = torch.linalg.eigvalsh(self.matrix)
+        tolerance = len(self.matrix) * torch.finfo(self.dtype).eps
+        return bool(eigenvalues[0] >= -tolerance * eigenvalues.abs().amax())
+
+    def subset(self, indices: Tensor) -> DenseOperator:
+        return self._derived(
+            self.per_example[indices.to(self.device)], self.share * len(indices) / self.num_examples
+        )
+
+    def to(self, dtype: torch.dtype) -> DenseOperator:
+        return self._derived(self.per_example.to(dtype), self.share)
+
+    def _derived(self, per_example: Tensor, share: float) -> DenseOperator:
+        # Past the checks of __init__, which would cost more than a mini-batch's product.
+        operator = DenseOperator.__new__(DenseOperator)
+        operator._build(per_example, self.work, share)
+        return operator
+
+    def _build(self, per_example: Tensor, work: Work, share: float) -> None:
+        num_examples, size, _ = per_example.shape
+        super().__init__(size, num_examples, per_example.dtype, per_example.device, work, share)
+        self.per_example = per_example
+        self.matrix = per_example.mean(dim=0)
+
+    def _product(self, columns: Tensor) -> Tensor:
+        return self.matrix @ columns
+
+    def _dense(self) -> Tensor:
+        return self.matrix.clone()
+
+
+def _check(per_example: Tensor) -> None:
+    if per_example.ndim != 3 or per_example.shape[1] != per_example.shape[2] or len(per_example) == 0:
+        raise ValueError(f"per_example has shape {tuple(per_example.shape)}; it must be (n, p, p) with n ≥ 1")
+    if not torch.isfinite(per_example).all():
+        raise ValueError("per_example holds NaN or inf; every entry must be finite")
+    scale = per_example.abs().amax().clamp_min(torch.finfo(per_example.dtype).tiny)
+    asymmetry = (per_example - per_example.mT).abs().amax() / scale
+    if asymmetry > 100 * torch.finfo(per_example.dtype).eps:
+        raise ValueError(f"per_example is not symmetric (relative asymmetry {asymmetry:.1e})")

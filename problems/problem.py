@@ -1,0 +1,206 @@
+"""A linear system (H + λI) X = B to solve, and the families that build one."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from problems.determinism import check_deterministic
+from problems.examples import Examples
+from problems.ground_truth import GroundTruth
+from problems.losses import as_loss
+from problems.model_function import ModelFunction, ParameterFilter
+from problems.operators.base import CurvatureOperator
+from problems.operators.ggn import GaussNewton
+from problems.task import Task
+from problems.validation import check_finite, unknown
+from problems.work import Work
+
+Facts = Mapping[str, float | str]
+
+
+class Columns:
+    """k right-hand sides too large to hold at once: `columns[:, i:j]` builds columns i to j, shape (p, j − i)."""
+
+    def __init__(self, shape: tuple[int, int], build: Callable[[int, int], Tensor]) -> None:
+        self.shape = shape
+        self._build = build
+
+    def __getitem__(self, key: tuple[slice, slice]) -> Tensor:
+        rows, columns = key
+        if rows != slice(None):
+            raise IndexError("Columns are built whole: index them as columns[:, i:j]")
+        first, last, stride = columns.indices(self.shape[1])
+        if stride != 1:
+            raise IndexError(f"Columns are built in order; the step {stride} is not possible")
+        return self._build(first, max(first, last))
+
+
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """(H + λI) X = B: find X of shape (p, k).
+
+    `facts` is what a reader should know of it (a model's accuracy, say); `closed_form` gives H in
+    float64 where a formula does. Raises ValueError for λ ≤ 0 and for a B of another shape, dtype or device than
+    H, or one that is not finite.
+    """
+
+    name: str
+    operator: CurvatureOperator
+    damping: float
+    rhs: Tensor | Columns
+    task: Task | None = None
+    facts: Facts = field(default_factory=dict)
+    closed_form: Callable[[], Tensor] | None = field(default=None, repr=False)
+    ground_truth: GroundTruth = field(default=None, repr=False, compare=False)  # type: ignore[assignment]
+
+    def __post_init__(self) -> None:
+        if not (self.damping > 0 and torch.isfinite(torch.tensor(self.damping))):
+            raise ValueError(f"damping is {self.damping}; λ must be a finite number > 0, in units of H")
+        _check_rhs(self.operator, self.rhs)
+        if self.ground_truth is None:
+            object.__setattr__(self, "ground_truth", GroundTruth(self.operator, self.closed_form))
+
+    @property
+    def size(self) -> int:
+        """p, the number of parameters."""
+        return self.operator.shape[0]
+
+    @property
+    def num_columns(self) -> int:
+        """k, the number of right-hand sides."""
+        return self.rhs.shape[1]
+
+    def columns(self, columns: slice | None = None) -> Tensor:
+        """The right-hand sides of `columns`, by default all, shape (p, j)."""
+        return self.rhs[:, columns or slice(None)]
+
+    def residual(self, x: Tensor, b: Tensor) -> Tensor:
+        """‖b − (H + λI) x‖ / ‖b‖ of every column, shape (k,); ‖(H + λI) x‖ where b = 0."""
+        norms = b.norm(dim=0)
+        remainder = (b - self.operator @ x - self.damping * x).norm(dim=0)
+        return remainder / norms.where(norms > 0, torch.ones_like(norms))
+
+    def with_damping(self, damping: float) -> Problem:
+        """The same H and B with another λ; operator and eigendecomposition are shared."""
+        return replace(self, damping=damping)
+
+    @cached_property
+    def reference(self) -> Tensor | None:
+        """X in float64, shape (p, k), certified by its residual; None where p is out of reach."""
+        return self._reference[0] if self._reference else None
+
+    @cached_property
+    def reference_residual(self) -> float | None:
+        """The largest relative residual of the reference under the operator's own product in float64."""
+        return self._reference[1] if self._reference else None
+
+    @cached_property
+    def eigenvalues(self) -> Tensor | None:
+        """Eigenvalues of H, float64, ascending, shape (p,); None where p is out of reach."""
+        return self.ground_truth.eigen[0] if self.ground_truth.in_reach else None
+
+    @cached_property
+    def condition_number(self) -> float | None:
+        """κ = (λ_max + λ)/(λ_min + λ), of absolute values where H is indefinite."""
+        if self.eigenvalues is None:
+            return None
+        shifted = (self.eigenvalues + self.damping).abs()
+        return float(shifted.max() / shifted.min())
+
+    def error(self, x: Tensor, columns: slice | None = None) -> Tensor | None:
+        """Relative error ‖x − x*‖/‖x*‖ of every column, shape (k,)."""
+        reference = self._reference_columns(columns)
+        return None if reference is None else _relative(x - reference, reference)
+
+    def energy_error(self, x: Tensor, columns: slice | None = None) -> Tensor | None:
+        """Relative error of every column in the norm ‖e‖² = eᵀ(H + λI)e, shape (k,)."""
+        reference = self._reference_columns(columns)
+        if reference is None:
+            return None
+        eigenvalues, eigenvectors = self.ground_truth.eigen
+        weights = (eigenvalues + self.damping).clamp_min(0).sqrt()[:, None]
+        return _relative(
+            weights * (eigenvectors.T @ (x - reference)), weights * (eigenvectors.T @ reference)
+        )
+
+    @cached_property
+    def _reference(self) -> tuple[Tensor, float] | None:
+        if not self.ground_truth.in_reach:
+            return None
+        return self.ground_truth.solve(self.columns(), self.damping)
+
+    def _reference_columns(self, columns: slice | None) -> Tensor | None:
+        return None if self.reference is None else self.reference[:, columns or slice(None)]
+
+
+@dataclass(frozen=True)
+class ProblemFamily(ABC):
+    """Problems of one kind: the fields are its parameters. Defaults give a problem that is solved in seconds."""
+
+    @abstractmethod
+    def build(self, *, device: torch.device, dtype: torch.dtype, seed: int) -> Problem:
+        """The problem, the same for the same parameters and seed."""
+
+    @classmethod
+    def examples(cls) -> Sequence[ProblemFamily]:
+        """Small members of the family, on which the conformance suite tries every solver."""
+        return (cls(),)
+
+
+def from_model(
+    model: nn.Module,
+    loss: str | nn.Module,
+    data: Any,
+    queries: Any,
+    *,
+    damping: float,
+    curvature: str = "ggn",
+    parameters: ParameterFilter = None,
+    name: str = "model",
+    facts: Facts | None = None,
+    closed_form: Callable[[], Tensor] | None = None,
+) -> Problem:
+    """Wrap a trained network: H is the curvature of its mean loss over `data`, B the gradients of `queries`.
+
+    `loss` is "cross_entropy", "mse" (torch's mean over examples and outputs), "bce" or the torch module; `data` and
+    `queries` are map-style datasets of (input, target) or tuples of two tensors; `parameters` selects by name,
+    a regular expression or a function. The model must be in evaluation mode and is shared, not copied.
+    Raises ValueError for whatever would make H change between two products, saying what to change.
+    """
+    if curvature != "ggn":
+        raise ValueError(unknown("curvature", curvature, ["ggn"]))
+    if not damping > 0:
+        raise ValueError(f"damping is {damping}; λ must be a finite number > 0, in units of H")
+    criterion = as_loss(loss)
+    function = ModelFunction(model, parameters)
+    training = Examples(data, function.dtype, function.device)
+    query_examples = Examples(queries, function.dtype, function.device)
+    check_deterministic(function, criterion, training, query_examples)
+    task = Task(function, criterion, training, query_examples, Work())
+    operator = GaussNewton(function, criterion, training, work=task.work)
+    return Problem(name, operator, damping, task.query_gradients(), task, facts or {}, closed_form)
+
+
+def _check_rhs(operator: CurvatureOperator, rhs: Tensor | Columns) -> None:
+    size = operator.shape[0]
+    if len(rhs.shape) != 2 or rhs.shape[0] != size or rhs.shape[1] < 1:
+        raise ValueError(f"rhs has shape {tuple(rhs.shape)}; it must be ({size}, k) with k ≥ 1 columns")
+    if isinstance(rhs, Tensor):
+        if rhs.dtype != operator.dtype or rhs.device != operator.device:
+            raise ValueError(
+                f"rhs is {rhs.dtype} on {rhs.device}, H is {operator.dtype} on {operator.device}: convert one"
+            )
+        check_finite("rhs", rhs)
+
+
+def _relative(error: Tensor, reference: Tensor) -> Tensor:
+    norms = reference.norm(dim=0)
+    # Where x* = 0 there is nothing to be relative to: the error itself.
+    return error.norm(dim=0) / norms.where(norms > 0, torch.ones_like(norms))

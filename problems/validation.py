@@ -1,0 +1,24 @@
+"""Checks that more than one file makes, and what their errors say."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+
+def check_finite(name: str, values: Tensor) -> None:
+    """Raise ValueError, naming the values, if any of them is NaN or inf."""
+    bad = int((~torch.isfinite(values)).sum())
+    if bad:
+        raise ValueError(f"{name}: {bad} of {values.numel()} numbers are NaN or inf; all must be finite")
+
+
+def unknown(kind: str, name: str, known: Iterable[str]) -> str:
+    """What to say of a name that does not exist: the nearest one that does, and all that do."""
+    known = sorted(known)
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    suggestion = f"; did you mean {near[0]!r}?" if near else "."
+    return f"there is no {kind} {name!r}{suggestion} Known: {', '.join(known) or 'none'}"

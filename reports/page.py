@@ -1,0 +1,270 @@
+"""What the page says: frames turned into the plain values that the template lays out."""
+
+import base64
+import json
+from collections import Counter
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from reports.figures import FigureSet
+from reports.formats import Formatter, duration, number, spread, target_text
+from reports.recommendations import Recommendation
+from reports.rows import STATUSES, in_order
+
+STATUS_NAMES = {status: status.replace("_", " ") for status in STATUSES}
+
+# Column heads of the comparison table: (quantity, head, how its numbers read).
+_ACCURACY: list[tuple[str, Formatter]] = [("error", number), ("energy_error", number), ("residual", number)]
+_WORK: list[tuple[str, Formatter]] = [
+    ("setup_work", number), ("solve_work", number), ("work_to_target", number),
+]  # fmt: skip
+_SECONDS: list[tuple[str, Formatter]] = [
+    ("setup_seconds", duration), ("solve_seconds", duration), ("seconds_to_target", duration),
+]  # fmt: skip
+_QUANTITIES = [*_ACCURACY, ("steps", number), *_WORK, *_SECONDS]
+
+# The best of these is set in bold; of the others no one value is better.
+_SMALLEST_IS_BEST = ("error", "energy_error", "residual", "work_to_target", "seconds_to_target")
+
+_FACTS = [
+    ("dimension", "p", "parameters"),
+    ("num_examples", "n", "training examples"),
+    ("num_columns", "k", "right-hand sides"),
+    ("damping", "λ", "damping"),
+    ("lambda_max", "λ_max(H)", "largest eigenvalue"),
+    ("trace", "Tr(H)", "trace"),
+    ("condition_number", "κ(H + λI)", "condition number"),
+    ("reference_residual", "reference residual", "relative residual of the reference solution"),
+]
+
+
+@dataclass(frozen=True)
+class Value:
+    """One number of a table: its median, its range over seeds ("" if none), and whether it is the best."""
+
+    text: str
+    range: str = ""
+    best: bool = False
+
+
+def render(
+    cells: pd.DataFrame,
+    table: pd.DataFrame,
+    recommendations: list[Recommendation],
+    figures: FigureSet | None,
+    figure_directory: Path,
+    run: dict[str, Any],
+    target: float,
+) -> str:
+    """The page as HTML, self-contained: style and figures are inside it."""
+    templates = Environment(
+        loader=FileSystemLoader(Path(__file__).parent / "templates"),
+        autoescape=True,  # labels and reasons are whatever a solver's author wrote
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    experiment = run.get("experiment") or {}
+    return templates.get_template("report.html.j2").render(
+        title=experiment.get("title")
+        or experiment.get("name")
+        or "Benchmark of inverse Hessian-vector products",
+        description=experiment.get("description") or "",
+        when=_when(run),
+        interrupted=bool(run.get("interrupted")),
+        command=run.get("command") or "",
+        extent=_extent(cells),
+        counts=_counts(cells),
+        target=target_text(target),
+        recommendations=recommendations,
+        problems=[
+            _problem(index, problem, cells, table, figures, figure_directory)
+            for index, problem in enumerate(in_order(table["problem"]), start=1)
+        ],
+        pareto=_image(figure_directory / f"{figures.pareto}.png") if figures else "",
+        failures=_failures(cells),
+        environment=_environment(run),
+        status_names=STATUS_NAMES,
+    )
+
+
+def _problem(
+    index: int,
+    problem: str,
+    cells: pd.DataFrame,
+    table: pd.DataFrame,
+    figures: FigureSet | None,
+    figure_directory: Path,
+) -> dict[str, Any]:
+    rows = table[table["problem"] == problem]
+    stem = figures.by_problem[problem] if figures else ""
+    return {
+        "anchor": f"problem-{index}",
+        "label": problem,
+        "measure": rows["measure"].iloc[0],
+        "facts": _facts(cells[cells["problem"] == problem]),
+        "rows": _table_rows(rows),
+        "figure": _image(figure_directory / f"{stem}.png") if stem else "",
+        "stem": stem,
+    }
+
+
+def _table_rows(rows: pd.DataFrame) -> list[dict[str, Any]]:
+    answers = rows[rows["usable"]]
+    best = {quantity: answers[quantity].min() for quantity in _SMALLEST_IS_BEST}
+    return [
+        {
+            "solver": row["solver"],
+            "settings": _settings(row["solver_settings"]),
+            "statuses": _statuses(row),
+            "values": [_value(row, quantity, form, best) for quantity, form in _QUANTITIES],
+        }
+        for _, row in rows.iterrows()
+    ]
+
+
+def _value(row: pd.Series, quantity: str, form: Formatter, best: dict[str, float]) -> Value:
+    if quantity.endswith("_to_target") and 0 < row["seeds_at_target"] < row["seeds"]:
+        return Value(f"{row['seeds_at_target']} of {row['seeds']} seeds")
+    text, ends = spread(row[quantity], row[f"{quantity}_min"], row[f"{quantity}_max"], form)
+    return Value(text, ends, bool(row["usable"]) and row[quantity] == best.get(quantity))
+
+
+def _statuses(row: pd.Series) -> list[dict[str, str]]:
+    """Every status the seeds ended in, worst first, each with its reason; counted where they differ."""
+    counts = row["status_counts"]
+    return [
+        {
+            "status": status,
+            "count": f" {count} of {row['seeds']}" if len(counts) > 1 else "",
+            "reason": row["reasons"][status],
+        }
+        for status, count in counts.items()
+    ]
+
+
+def _settings(text: str) -> str:
+    return ", ".join(f"{name} = {_plain(value)}" for name, value in _parsed(text).items())
+
+
+def _facts(cells: pd.DataFrame) -> list[tuple[str, str, str]]:
+    """(symbol, value, meaning) of what is known about a problem; a range where seeds differ."""
+    facts = []
+    for column, symbol, meaning in _FACTS:
+        if cells[column].notna().any():
+            facts.append((symbol, _over_seeds(cells[column].dropna().tolist()), meaning))
+    ratio = (cells["product_seconds"] / cells["gradient_seconds"]).dropna()
+    if len(ratio):
+        facts.append(
+            ("product / gradient", _over_seeds([ratio.median()]), "measured seconds of one over the other")
+        )
+    for column in ("dtype", "device"):
+        names = [name for name in in_order(cells[column]) if name]
+        if names:
+            facts.append((column, ", ".join(names), ""))
+    parsed = [_parsed(text) for text in in_order(cells["facts"])]
+    for name in in_order(name for facts_of_cell in parsed for name in facts_of_cell):
+        facts.append((name, _over_seeds([known[name] for known in parsed if name in known]), ""))
+    return facts
+
+
+def _over_seeds(values: list[Any]) -> str:
+    if not all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
+        return ", ".join(in_order(_plain(value) for value in values))
+    numbers = pd.Series(values, dtype=float)
+    return " ".join(spread(numbers.median(), numbers.min(), numbers.max())).strip()
+
+
+def _failures(cells: pd.DataFrame) -> list[dict[str, str]]:
+    rows = cells[(cells["status"] == "failed") | (cells["traceback"] != "")]
+    return [
+        {
+            "name": f"{row['solver']} on {row['problem']}, seed {row['seed']:g}",
+            "reason": row["reason"],
+            "traceback": row["traceback"],
+        }
+        for _, row in rows.iterrows()
+    ]
+
+
+def _extent(cells: pd.DataFrame) -> str:
+    """ "3 problems × 7 solvers × 3 seeds"."""
+    parts = []
+    for column in ("problem", "solver", "seed"):
+        count = cells[column].nunique()
+        parts.append(f"{count} {column}{'' if count == 1 else 's'}")
+    return " × ".join(parts)
+
+
+def _counts(cells: pd.DataFrame) -> list[tuple[str, int]]:
+    counts = Counter(cells["status"])
+    return [(status, counts[status]) for status in STATUSES if counts[status]]
+
+
+def _when(run: dict[str, Any]) -> str:
+    """ "2026-05-04 12:30, took 3.2 min" as far as the run tells."""
+    started, finished = (_moment(run.get(key)) for key in ("started", "finished"))
+    if started is None:
+        return ""
+    day = started.strftime("%Y-%m-%d %H:%M %Z").strip()
+    if finished is None or (started.tzinfo is None) != (finished.tzinfo is None):
+        return day
+    return f"{day}, took {duration((finished - started).total_seconds())}"
+
+
+def _moment(text: Any) -> datetime | None:
+    try:
+        return datetime.fromisoformat(text)
+    except (TypeError, ValueError):
+        return None
+
+
+def _environment(run: dict[str, Any]) -> list[tuple[str, list[tuple[str, str]]]]:
+    """(heading, rows) for what the run was made with; nested values flattened to dotted names."""
+    groups = []
+    for name in ("machine", "versions", "git"):
+        known = run.get(name) or {}
+        groups.append((name, list(_flat(known).items())))
+    names = ("command", "started", "finished", "interrupted", "seeds")
+    groups.append(("run", [(name, _plain(run[name])) for name in names if run.get(name) is not None]))
+    return [(heading, rows) for heading, rows in groups if rows]
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, str]:
+    flat: dict[str, str] = {}
+    for name, value in values.items():
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{prefix}{name}.")
+        elif value is not None:
+            flat[f"{prefix}{name}"] = _plain(value)
+    return flat
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return number(value)
+    if isinstance(value, list):
+        return ", ".join(_plain(item) for item in value)
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _parsed(text: str) -> dict[str, Any]:
+    """A JSON object; anything else is not worth losing the report for, and is shown as it stands."""
+    if not text:
+        return {}
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError:
+        value = text
+    return value if isinstance(value, dict) else {"facts": value}
+
+
+def _image(path: Path) -> str:
+    return "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode("ascii")

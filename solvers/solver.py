@@ -1,0 +1,112 @@
+"""The interface of a solver: prepare once, then yield iterates."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import MISSING, dataclass, field, fields
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from problems import Problem
+
+State = Any
+
+
+class Breakdown(Exception):
+    """The method cannot go on, for a reason that lies in the problem; the message says what to change."""
+
+
+@dataclass
+class Iterate:
+    """One step's answer. `x` (p, k) is valid until the next iterate is asked for.
+
+    `residual` (k,) is the relative residual as the method's own recurrence has it, `converged` (k,) the
+    columns that reached the method's tolerance; None where a method keeps none.
+    """
+
+    x: Tensor
+    residual: Tensor | None = None
+    converged: Tensor | None = None
+    diagnostics: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Example:
+    """A setting that ought to solve a problem, and the relative error it claims (None: claims nothing)."""
+
+    solver: Solver
+    relative_error: float | None
+
+
+@dataclass(frozen=True)
+class Solver(ABC):
+    """A method for (H + λI) X = B; the fields of a subclass are its settings.
+
+    A solver with a field `tolerance` promises ‖b − (H + λI)x‖ ≤ tolerance · ‖b‖ for every column, which
+    `solve` verifies. `remedy` is what to change when it diverges.
+    """
+
+    remedy: ClassVar[str] = "raise damping or choose another solver"
+
+    def skip(self, problem: Problem) -> str | None:
+        """Why this solver cannot run on `problem`, or None."""
+        return None
+
+    def prepare(self, problem: Problem, generator: torch.Generator) -> State:
+        """What depends on H and λ alone: computed once, timed as set-up, read-only afterwards."""
+        return None
+
+    @abstractmethod
+    def iterates(
+        self, problem: Problem, state: State, b: Tensor, generator: torch.Generator
+    ) -> Iterator[Iterate]:
+        """Better and better answers for the right-hand sides `b` (p, k); a direct solver yields one.
+
+        All columns share each product. Raises Breakdown where the method cannot go on.
+        """
+
+    @classmethod
+    def examples(cls, problem: Problem) -> Sequence[Example]:
+        """Settings to try on the small `problem` in the conformance suite and the benchmarks.
+
+        By default the solver's own defaults: 2κ·tolerance where a tolerance is promised, since a relative
+        residual r means a relative error of at most κ·r; rounding where none is.
+        """
+        solver = cls()
+        tolerance = solver.promised_tolerance
+        condition = problem.condition_number
+        assert condition is not None
+        return [Example(solver, 1e-8 if tolerance is None else max(1e-8, 2 * condition * tolerance))]
+
+    @property
+    def promised_tolerance(self) -> float | None:
+        """The relative residual that every column is promised to reach, or None."""
+        return getattr(self, "tolerance", None)
+
+    @property
+    def name(self) -> str:
+        """The name by which `solvers.load` knows this solver: its file's, with its variant."""
+        stem = type(self).__module__.rpartition(".")[2].removeprefix("ihvp_bench_plugin_")
+        variant = vars(type(self)).get("variant")
+        return f"{stem}_{variant}" if variant else stem
+
+    def __str__(self) -> str:
+        """The name and the settings that differ from their defaults: `cg(tolerance=1e-10)`."""
+        changed = [
+            f"{setting.name}={getattr(self, setting.name):g}"
+            if isinstance(getattr(self, setting.name), float)
+            else f"{setting.name}={getattr(self, setting.name)}"
+            for setting in fields(self)
+            if setting.default is MISSING or getattr(self, setting.name) != setting.default
+        ]
+        return f"{self.name}({', '.join(changed)})" if changed else self.name
+
+
+def check_positive(**settings: float) -> None:
+    """Raise ValueError for the first setting that is not a finite number > 0."""
+    for name, value in settings.items():
+        if not 0 < value < float("inf"):
+            raise ValueError(f"{name} is {value}; it must be a finite number > 0")
