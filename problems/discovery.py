@@ -7,6 +7,7 @@ import importlib.util
 import inspect
 import sys
 from collections.abc import Mapping
+from dataclasses import MISSING, fields
 from importlib.metadata import entry_points
 from pathlib import Path
 from types import ModuleType
@@ -17,6 +18,9 @@ from pydantic import TypeAdapter, ValidationError
 from problems.validation import unknown
 
 T = TypeVar("T")
+
+# Plug-ins given as a file get a module name of their own, so that they cannot hide an installed module.
+_FILE_PREFIX = "ihvp_bench_plugin_"
 
 
 def discover(package: ModuleType, base: type[T], group: str) -> dict[str, type[T]]:
@@ -44,6 +48,23 @@ def find(name: str, package: ModuleType, base: type[T], group: str, kind: str) -
     if name not in known:
         raise ValueError(unknown(kind, name, known))
     return known[name]
+
+
+def plugin_name(cls: type) -> str:
+    """The name under which `discover` finds `cls`: its file's, with its variant where it has one."""
+    stem = cls.__module__.rpartition(".")[2].removeprefix(_FILE_PREFIX)
+    return f"{stem}_{vars(cls)['variant']}" if "variant" in vars(cls) else stem
+
+
+def label(name: str, plugin: Any) -> str:
+    """The name and those settings that differ from their defaults: `cg(tolerance=1e-10)`."""
+    changed = [
+        f"{setting.name}={value:g}" if isinstance(value, float) else f"{setting.name}={value}"
+        for setting in fields(plugin)
+        if setting.default is MISSING or getattr(plugin, setting.name) != setting.default
+        for value in [getattr(plugin, setting.name)]
+    ]
+    return f"{name}({', '.join(changed)})" if changed else name
 
 
 def construct(cls: type[T], settings: Mapping[str, Any], label: str) -> T:
@@ -104,7 +125,7 @@ def _claim(found: dict[str, type[T]], offered: Mapping[str, type[T]]) -> None:
 def _from_file(path: Path, base: type[T], kind: str) -> type[T]:
     if not path.is_file():
         raise ValueError(f"there is no file {path}; a {kind} given as a path must be a Python file")
-    name = f"ihvp_bench_plugin_{path.stem}"
+    name = f"{_FILE_PREFIX}{path.stem}"
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None
     assert spec.loader is not None

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from problems.determinism import check_deterministic
+from problems.discovery import label, plugin_name
 from problems.examples import Examples
 from problems.ground_truth import GroundTruth
 from problems.losses import as_loss
@@ -147,6 +148,14 @@ class ProblemFamily(ABC):
     @abstractmethod
     def build(self, *, device: torch.device, dtype: torch.dtype, seed: int) -> Problem:
         """The problem, the same for the same parameters and seed."""
+
+    @property
+    def name(self) -> str:
+        """The name by which `problems.load` knows this family."""
+        return plugin_name(type(self))
+
+    def __str__(self) -> str:
+        return label(self.name, self)
 
     @classmethod
     def examples(cls) -> Sequence[ProblemFamily]:

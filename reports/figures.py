@@ -39,6 +39,8 @@ _COST_LABELS = {
     "work": "work incl. set-up  (gradient equivalents)",
     "seconds": "time incl. set-up  (seconds)",
 }
+# A third of a page is too narrow for more.
+_SHORT_WORK = "work  (gradient equivalents)"
 _TOTALS = {"work": "total_work", "seconds": "total_seconds"}
 
 
@@ -52,7 +54,7 @@ class FigureSet:
 
 
 def draw_figures(directory: Path, path: pd.DataFrame, table: pd.DataFrame, target: float) -> FigureSet:
-    """Draws everything into `directory`.
+    """Draws everything into `directory`, which it makes.
 
     `path` is a history with set-up that ends in each cell's final point (see with_final_points), `table` a
     comparison.
@@ -118,7 +120,8 @@ def _overview_figure(
     figure, panels = _grid(table, looks, target)
     for (problem, measure), ax in panels:
         _curve_panel(ax, *_of(problem, path, table), "work", looks, target)
-        ax.set_title(_title(problem))
+        ax.set_title(_title(problem), loc="left")
+        ax.set_xlabel(_SHORT_WORK)
         ax.set_ylabel(f"relative {measure}")
     return figure
 
@@ -127,15 +130,15 @@ def _pareto_figure(table: pd.DataFrame, looks: dict[str, Style], target: float) 
     front = Line2D([], [], color="0.35", linewidth=1.1, label="Pareto front")
     figure, panels = _grid(table, looks, target, front, points_only=True)
     for (problem, measure), ax in panels:
-        rows = table[table["problem"] == problem]
+        rows = table[(table["problem"] == problem) & table["value"].notna()]
         x_scale, y_scale = scale_for(rows["total_work"].to_numpy()), _value_scale(rows, target)
         apply_scale(ax, "x", x_scale)
         apply_scale(ax, "y", y_scale)
         draw_front(ax, rows, x_scale, y_scale)
         draw_points(ax, rows, "total_work", x_scale, y_scale, looks, size=9)
         _target_line(ax, target)
-        ax.set_title(_title(problem))
-        ax.set_xlabel("total work  (gradient equivalents)")
+        ax.set_title(_title(problem), loc="left")
+        ax.set_xlabel(_SHORT_WORK)
         ax.set_ylabel(f"final relative {measure}")
     return figure
 
@@ -143,6 +146,7 @@ def _pareto_figure(table: pd.DataFrame, looks: dict[str, Style], target: float) 
 def _curve_panel(
     ax: Axes, path: pd.DataFrame, rows: pd.DataFrame, cost: str, looks: dict[str, Style], target: float
 ) -> None:
+    rows = rows[rows["value"].notna()]
     ends = rows[_TOTALS[cost]]
     x_scale = scale_for(pd.concat([path[cost], ends]).to_numpy())
     y_scale = _value_scale(pd.concat([path[["value"]], rows[["value"]]]), target)
@@ -171,7 +175,7 @@ def _grid(
     columns = min(3, len(measures))
     lines = math.ceil(len(measures) / columns)
     figure = _figure(
-        {1: 6.0, 2: 8.0, 3: 10.0}[columns], 3.4 * lines, looks, target, *extra, points_only=points_only
+        {1: 8.0, 2: 8.5, 3: 10.0}[columns], 3.4 * lines, looks, target, *extra, points_only=points_only
     )
     axes = figure.subplots(lines, columns, squeeze=False).ravel().tolist()
     for unused in axes[len(measures) :]:
@@ -199,9 +203,7 @@ def _figure(
     for line in (goal, *extra):
         handles.append(line)
         labels.append(str(line.get_label()))
-    # A character is about 0.085 in wide at this size; a handle and its gaps take about 0.75 in.
-    fitting = int(width / (0.085 * max(map(len, labels)) + 0.75))
-    columns = max(1, min(fitting, len(labels)))
+    columns = _legend_columns([len(label) for label in labels], width)
     figure = Figure(
         figsize=(width, height + 0.2 * math.ceil(len(labels) / columns) + 0.15), layout="constrained"
     )
@@ -212,8 +214,22 @@ def _figure(
     return figure
 
 
+def _legend_columns(lengths: list[int], width: float) -> int:
+    """As many columns as fit in `width` inches, for labels of these lengths laid out column by column."""
+    for columns in range(min(6, len(lengths)), 1, -1):
+        rows = math.ceil(len(lengths) / columns)
+        longest = [max(lengths[i : i + rows]) for i in range(0, len(lengths), rows)]
+        # A character is about 0.08 in wide at this size; a handle and the gaps take about 0.8 in.
+        if sum(0.08 * length + 0.8 for length in longest) <= width:
+            return columns
+    return 1
+
+
 def _title(problem: str) -> str:
-    return _plain("\n".join(textwrap.wrap(problem, 40, max_lines=3, placeholder=" …")))
+    """The label on at most three lines, broken after commas and brackets as well as at spaces."""
+    spaced = re.sub(r"([,(])(?=\S)", r"\1 ", problem)
+    lines = textwrap.wrap(spaced, 36, max_lines=3, placeholder=" …")
+    return _plain("\n".join(lines).replace("( ", "("))
 
 
 def _plain(label: str) -> str:
@@ -243,5 +259,6 @@ def _paper_style() -> Iterator[None]:
 
 def _save(figure: Figure, stem: Path) -> None:
     figure.savefig(stem.with_name(f"{stem.name}.png"), dpi=DPI)
+    figure.set_layout_engine("none")  # the layout stands; finding it again would cost as much as drawing
     # Without the date, the same rows give the same file.
     figure.savefig(stem.with_name(f"{stem.name}.pdf"), metadata={"CreationDate": None})

@@ -17,9 +17,9 @@ def number(value: float) -> str:
     magnitude = abs(value)
     if magnitude < 1e6 and value == round(value):
         return f"{round(value):,}"
-    if 99.95 <= magnitude < 1e6:
+    if 99.95 <= magnitude < 1e5:
         return f"{value:,.0f}"
-    if 1e-3 <= magnitude < 99.95:
+    if 1e-2 <= magnitude < 99.95:
         return f"{value:#.3g}"
     return scientific(f"{value:.1e}")
 
@@ -28,6 +28,16 @@ def scientific(text: str) -> str:
     """1.2e-09 → 1.2e-9."""
     mantissa, _, exponent = text.partition("e")
     return f"{mantissa}e{int(exponent)}" if exponent else mantissa
+
+
+def count(value: float) -> str:
+    """A whole number with all its digits: 1.3e9 → "1,300,000,000"."""
+    return f"{value:,.0f}" if math.isfinite(value) else number(value)
+
+
+def setting(value: float) -> str:
+    """What somebody chose, without padding: 0.001 → "0.001", 12.30 → "12.3", 1e-10 → "1e-10"."""
+    return scientific(f"{value:.6g}") if math.isfinite(value) else number(value)
 
 
 def duration(seconds: float) -> str:
@@ -39,8 +49,8 @@ def duration(seconds: float) -> str:
     for limit, scale, unit in (
         (1e-3, 1e6, "µs"),
         (1.0, 1e3, "ms"),
-        (120.0, 1.0, "s"),
-        (7200.0, 1 / 60, "min"),
+        (600.0, 1.0, "s"),
+        (1e4, 1 / 60, "min"),
     ):
         if seconds < limit * 0.9995:
             return f"{number(float(f'{seconds * scale:.3g}'))} {unit}"
@@ -68,6 +78,13 @@ def times(ratio: float) -> str:
 
 
 def spread(median: float, low: float, high: float, form: Formatter = number) -> tuple[str, str]:
-    """The median, and "[min – max]" where the ends read differently from each other, else ""."""
-    ends = form(low), form(high)
-    return form(median), "" if ends[0] == ends[1] else f"[{ends[0]} – {ends[1]}]"
+    """The median, and "[min–max]" where the ends read differently from each other, else "".
+
+    A unit that both ends share is written once: "[365–381 ms]".
+    """
+    first, last = form(low), form(high)
+    if first == last:
+        return form(median), ""
+    if first.partition(" ")[2] == last.partition(" ")[2]:
+        first = first.partition(" ")[0]
+    return form(median), f"[{first}–{last}]"

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import re
 from collections import Counter
 from dataclasses import dataclass
 from datetime import datetime
@@ -12,7 +13,7 @@ import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from reports.figures import FigureSet
-from reports.formats import Formatter, duration, number, spread, target_text
+from reports.formats import Formatter, count, duration, number, setting, spread, target_text
 from reports.recommendations import Recommendation
 from reports.rows import STATUSES, in_order
 
@@ -31,15 +32,15 @@ _QUANTITIES = [*_ACCURACY, ("steps", number), *_WORK, *_SECONDS]
 # The best of these is set in bold; of the others no one value is better.
 _SMALLEST_IS_BEST = ("error", "energy_error", "residual", "work_to_target", "seconds_to_target")
 
-_FACTS = [
-    ("dimension", "p", "parameters"),
-    ("num_examples", "n", "training examples"),
-    ("num_columns", "k", "right-hand sides"),
-    ("damping", "λ", "damping"),
-    ("lambda_max", "λ_max(H)", "largest eigenvalue"),
-    ("trace", "Tr(H)", "trace"),
-    ("condition_number", "κ(H + λI)", "condition number"),
-    ("reference_residual", "reference residual", "relative residual of the reference solution"),
+_FACTS: list[tuple[str, str, str, Formatter]] = [
+    ("dimension", "p", "parameters", count),
+    ("num_examples", "n", "training examples", count),
+    ("num_columns", "k", "right-hand sides", count),
+    ("damping", "λ", "damping", setting),
+    ("lambda_max", "λ_max(H)", "largest eigenvalue", number),
+    ("trace", "Tr(H)", "trace", number),
+    ("condition_number", "κ(H + λI)", "condition number", number),
+    ("reference_residual", "reference residual", "relative residual of the reference solution", number),
 ]
 
 
@@ -69,6 +70,7 @@ def render(
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    templates.filters["unbroken"] = _unbroken
     experiment = run.get("experiment") or {}
     return templates.get_template("report.html.j2").render(
         title=experiment.get("title")
@@ -155,9 +157,9 @@ def _settings(text: str) -> str:
 def _facts(cells: pd.DataFrame) -> list[tuple[str, str, str]]:
     """(symbol, value, meaning) of what is known about a problem; a range where seeds differ."""
     facts = []
-    for column, symbol, meaning in _FACTS:
+    for column, symbol, meaning, form in _FACTS:
         if cells[column].notna().any():
-            facts.append((symbol, _over_seeds(cells[column].dropna().tolist()), meaning))
+            facts.append((symbol, _over_seeds(cells[column].dropna().tolist(), form), meaning))
     ratio = (cells["product_seconds"] / cells["gradient_seconds"]).dropna()
     if len(ratio):
         facts.append(
@@ -173,11 +175,11 @@ def _facts(cells: pd.DataFrame) -> list[tuple[str, str, str]]:
     return facts
 
 
-def _over_seeds(values: list[Any]) -> str:
+def _over_seeds(values: list[Any], form: Formatter = number) -> str:
     if not all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
         return ", ".join(in_order(_plain(value) for value in values))
     numbers = pd.Series(values, dtype=float)
-    return " ".join(spread(numbers.median(), numbers.min(), numbers.max())).strip()
+    return " ".join(spread(numbers.median(), numbers.min(), numbers.max(), form)).strip()
 
 
 def _failures(cells: pd.DataFrame) -> list[dict[str, str]]:
@@ -248,11 +250,18 @@ def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, str]:
 def _plain(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
+    if value is None:
+        return "none"
     if isinstance(value, float):
-        return number(value)
+        return setting(value)
     if isinstance(value, list):
         return ", ".join(_plain(item) for item in value)
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _unbroken(text: str) -> str:
+    """Keeps a number and its unit on one line."""
+    return re.sub(r"(?<=\d) (?=%|×|(?:µs|ms|s|min|h)\b)", "\u00a0", text)
 
 
 def _parsed(text: str) -> dict[str, Any]:

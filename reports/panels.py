@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullFormatter, NullLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
 
 from reports.targets import pareto_front
 
@@ -56,9 +56,9 @@ class Scale:
     high: float
     zero: float | None
 
-    def place(self, values: np.ndarray) -> np.ndarray:
-        """Positions for values ≥ 0: zeros at the zero mark, everything else kept inside the axis."""
-        placed = np.minimum(np.asarray(values, dtype=float), self.high)
+    def place(self, values: np.ndarray, beyond: float = 1.0) -> np.ndarray:
+        """Positions for values ≥ 0: zeros at the zero mark, nothing above `beyond` times the upper end."""
+        placed = np.minimum(np.asarray(values, dtype=float), self.high * beyond)
         return np.where(placed <= 0, self.zero or self.low, placed)
 
 
@@ -104,14 +104,14 @@ def apply_scale(ax: Axes, which: str, scale: Scale) -> None:
         ax.set_yscale("log")
         ax.set_ylim(scale.low, scale.high)
         axis = ax.yaxis
-    decades = math.log10(scale.high / scale.low)
+    axis.set_minor_locator(NullLocator())
+    if scale.zero is None and scale.high / scale.low < 20:
+        # Powers of ten alone would leave so short an axis with hardly a number to read.
+        axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        return
     if scale.zero is None:
-        axis.set_major_locator(LogLocator(numticks=7 if decades > 1.2 else 12))
-        axis.set_minor_formatter(NullFormatter())
-        if decades <= 1.2:
-            # Less than a decade would leave the axis without a number to read.
-            axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-            axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axis.set_major_locator(LogLocator(numticks=7))
         return
     smallest = scale.zero * 1.8
     exponents = range(math.ceil(math.log10(smallest)), math.floor(math.log10(scale.high)) + 1)
@@ -131,13 +131,13 @@ def draw_curves(
     range as a band."""
     for solver, rows in path.groupby("solver", sort=False):
         seeds = [
-            (x_scale.place(seed[cost].to_numpy()), y_scale.place(seed["value"].to_numpy()))
+            (x_scale.place(seed[cost].to_numpy()), y_scale.place(seed["value"].to_numpy(), beyond=1e6))
             for _, seed in rows.groupby("seed", sort=False)
         ]
         grid, low, middle, high = over_seeds(seeds)
         look = looks[solver]
         ax.plot(
-            grid, middle, color=look.colour, linestyle=look.dashes or "-", linewidth=1.7, alpha=0.95, zorder=3,
+            grid, middle, color=look.colour, linestyle=look.dashes or "-", linewidth=1.7, zorder=3,
             solid_capstyle="round",
         )  # fmt: skip
         if len(seeds) > 1:
@@ -173,12 +173,15 @@ def draw_points(
             continue
         look = looks[row["solver"]]
         off_scale = row["value"] > y_scale.high
+        filled = row["usable"] or off_scale
+        # Crosses cover less of their square than the other marks.
+        factor = 1.3 if look.marker in "PX" and not off_scale else 1.0
         ax.plot(
             x_scale.place(row[cost]), y_scale.place(row["value"]), color=look.colour,
-            marker=6 if off_scale else look.marker, markersize=size, linestyle="none",
-            markerfacecolor=look.colour if row["usable"] else "white",
-            markeredgecolor="white" if row["usable"] else look.colour,
-            markeredgewidth=0.8 if row["usable"] else 1.5, clip_on=False, zorder=5,
+            marker=6 if off_scale else look.marker, markersize=size * factor, linestyle="none",
+            markerfacecolor=look.colour if filled else "white",
+            markeredgecolor="white" if filled else look.colour,
+            markeredgewidth=0.8 if filled else 1.5, clip_on=False, zorder=5,
         )  # fmt: skip
 
 

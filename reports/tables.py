@@ -20,8 +20,8 @@ def comparison(judged: pd.DataFrame) -> pd.DataFrame:
 
     Problems stand in order of first appearance, solvers by seconds to the target and then by final value.
     For each of QUANTITIES there is the median over the seeds that have it, `<quantity>_min` and
-    `<quantity>_max`; the costs to the target are given only where every seed reached it. `status` is the worst
-    over seeds; `status_counts` and `reasons` tell all, worst first.
+    `<quantity>_max`; the costs to the target are given only where every seed reached it. `status` is the
+    worst over seeds; `status_counts` and `reasons` tell all, worst first.
     """
     columns = [
         "problem", "solver", "solver_settings", "seeds", "status", "status_counts", "reasons", "measure",

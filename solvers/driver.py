@@ -69,11 +69,11 @@ def solve(
     budget = Budget(max_steps, max_work, max_seconds)
     b = problem.columns(columns)
     check_finite("rhs", b)
-    reason = solver.skip(problem)
-    if reason:
-        return Solution(None, Status.SKIPPED, reason)
     run = _Run(problem, solver, b, columns, budget, on_record)
     try:
+        reason = solver.skip(problem)
+        if reason:
+            return Solution(None, Status.SKIPPED, reason)
         run.prepare(_generator(seed, stream=0))
         run.iterate(_generator(seed, stream=1))
     except Breakdown as breakdown:
@@ -182,7 +182,7 @@ class _Run:
 
     def solution(self) -> Solution:
         """The answer with its certificate: the residual of one more product, apart from work and seconds."""
-        x = None if self.last is None else self.last.x.detach().clone()
+        x = None if self.last is None else self.last.x.detach()
         finite = x is not None and bool(torch.isfinite(x).all())
         residual = self.problem.residual(x, self.b) if x is not None and finite else None
         if residual is not None and self.status in (None, Status.BUDGET_SPENT):
@@ -208,8 +208,8 @@ class _Run:
     def _judge(self, x: Tensor, residual: Tensor) -> None:
         tolerance = self.solver.promised_tolerance
         worst = float(residual.max())
-        if self.problem.operator.is_psd and (x.norm(dim=0) > WORSE_THAN_NOTHING * self.limit).any():
-            factor = float((x.norm(dim=0) / self.limit).max())
+        factor = self._beyond(x, WORSE_THAN_NOTHING)
+        if factor:
             self._diverged(f"‖x‖ ended at {factor:.3g} times ‖b‖/λ, which no solution exceeds")
         elif tolerance is not None and worst <= tolerance:
             self.end(Status.CONVERGED, f"residual {worst:.1e} ≤ tolerance {tolerance:g}")
@@ -243,12 +243,19 @@ class _Run:
         self.history.append(record)
         if self.on_record:
             self.on_record(record)
-        norms = iterate.x.norm(dim=0)
-        if not torch.isfinite(norms).all():
+        factor = self._beyond(iterate.x, RUNAWAY)
+        if not torch.isfinite(iterate.x).all():
             self._diverged(f"x held NaN or inf at step {self.steps}")
-        elif self.problem.operator.is_psd and (norms > RUNAWAY * self.limit).any():
-            factor = float((norms / self.limit).max())
+        elif factor:
             self._diverged(f"‖x‖ reached {factor:.3g} times ‖b‖/λ at step {self.steps}")
+
+    def _beyond(self, x: Tensor, times: float) -> float | None:
+        """By which factor the worst column lies outside the ball ‖x‖ ≤ ‖b‖/λ, if that is more than `times`."""
+        norms = x.norm(dim=0)
+        outside = norms > times * self.limit
+        if not self.problem.operator.is_psd or not outside.any():
+            return None
+        return float((norms[outside] / self.limit[outside]).max())
 
     def _diverged(self, what: str) -> None:
         self.end(Status.DIVERGED, f"{what}: {self.solver.remedy}")

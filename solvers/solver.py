@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from problems import Problem
+from problems.discovery import label, plugin_name
 
 State = Any
 
@@ -88,21 +89,11 @@ class Solver(ABC):
 
     @property
     def name(self) -> str:
-        """The name by which `solvers.load` knows this solver: its file's, with its variant."""
-        stem = type(self).__module__.rpartition(".")[2].removeprefix("ihvp_bench_plugin_")
-        variant = vars(type(self)).get("variant")
-        return f"{stem}_{variant}" if variant else stem
+        """The name by which `solvers.load` knows this solver."""
+        return plugin_name(type(self))
 
     def __str__(self) -> str:
-        """The name and the settings that differ from their defaults: `cg(tolerance=1e-10)`."""
-        changed = [
-            f"{setting.name}={getattr(self, setting.name):g}"
-            if isinstance(getattr(self, setting.name), float)
-            else f"{setting.name}={getattr(self, setting.name)}"
-            for setting in fields(self)
-            if setting.default is MISSING or getattr(self, setting.name) != setting.default
-        ]
-        return f"{self.name}({', '.join(changed)})" if changed else self.name
+        return label(self.name, self)
 
 
 def check_positive(**settings: float) -> None:

@@ -1,0 +1,163 @@
+"""The command line, `ihvp-bench`."""
+
+from __future__ import annotations
+
+import datetime
+import inspect
+import json
+import sys
+import webbrowser
+from collections.abc import Mapping
+from dataclasses import MISSING, fields
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import pandas as pd
+import typer
+from pydantic import ValidationError
+from rich.console import Console
+from rich.table import Table
+
+import problems
+import solvers
+from bench import experiment as experiments
+from bench import runner
+from bench.specification import parse
+from bench.store import Store
+
+app = typer.Typer(
+    help="Compare solvers of inverse Hessian-vector products, x = (H + λI)⁻¹ b.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+console = Console()
+errors = Console(stderr=True)
+
+
+class Listed(StrEnum):
+    """What `list` can list."""
+
+    solvers = "solvers"
+    problems = "problems"
+    experiments = "experiments"
+
+
+@app.command()
+def run(
+    experiment: Annotated[str, typer.Argument(help="A named experiment or a TOML file.")] = experiments.DEFAULT,
+    solver: Annotated[
+        list[str] | None,
+        typer.Option("-s", "--solver", help="SOLVER[:param=value,...] in place of the experiment's; repeatable."),
+    ] = None,
+    problem: Annotated[
+        list[str] | None,
+        typer.Option("-p", "--problem", help="PROBLEM[:param=value,...] in place of the experiment's; repeatable."),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the run [results/EXPERIMENT-TIME].")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the run that --out holds.")] = False,
+    seeds: Annotated[int | None, typer.Option(min=1, help="Number of seeds, 0 to N − 1.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N.")] = None,
+    dtype: Annotated[str | None, typer.Option(help="float32 or float64.")] = None,
+) -> None:
+    """Run an experiment and build its report."""
+    if resume and out is None:
+        raise ValueError("--resume continues the run of a given folder: name it with --out")
+    chosen = experiments.load_experiment(experiment).with_changes(
+        [parse(text) for text in problem or []],
+        [parse(text) for text in solver or []],
+        seeds=None if seeds is None else tuple(range(seeds)),
+        device=device,
+        dtype=dtype,
+    )
+    plan = experiments.plan(chosen)
+    directory = out or Path("results") / f"{chosen.name}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
+    completed = runner.run(plan, directory, resume=resume, console=console)
+    if not Store(directory).report.exists():
+        raise typer.Exit(130)
+    _print_summary(pd.read_csv(Store(directory).report / "tables" / "comparison.csv"))
+    console.print(f"\nReport: {directory / 'report' / 'index.html'}", soft_wrap=True)
+    if not completed:
+        errors.print("Interrupted: the report holds the cells that were finished; go on with --resume.")
+        raise typer.Exit(130)
+
+
+@app.command()
+def report(
+    directory: Annotated[Path, typer.Argument(help="Folder of a run.")],
+    open_page: Annotated[bool, typer.Option("--open", help="Open it in the browser.")] = False,
+) -> None:
+    """Rebuild tables, figures and page from the stored rows."""
+    page = runner.build_report(directory)
+    console.print(f"Report: {page}", soft_wrap=True)
+    if open_page:
+        webbrowser.open(page.resolve().as_uri())
+
+
+@app.command("list")
+def list_(
+    what: Annotated[Listed, typer.Argument(help="What to list.")],
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+) -> None:
+    """List solvers, problems or experiments, with their settings."""
+    rows = _listing(what)
+    if as_json:
+        print(json.dumps(rows, indent=2, ensure_ascii=False))
+        return
+    table = Table("name", "what it is", "settings" if what != Listed.experiments else "runs", box=None)
+    for row in rows:
+        table.add_row(row["name"], row["summary"], _settings_text(row))
+    console.print(table)
+
+
+def main() -> None:
+    """Run the command line; an error that a person can act on is one line, without a traceback."""
+    try:
+        app()
+    except (ValueError, OSError) as error:
+        message = experiments.explain(error) if isinstance(error, ValidationError) else str(error)
+        errors.print(f"ihvp-bench: {message}", style="bold red", highlight=False, markup=False, soft_wrap=True)
+        sys.exit(2)
+
+
+def _listing(what: Listed) -> list[dict[str, Any]]:
+    if what is Listed.experiments:
+        return [
+            {
+                "name": name,
+                "summary": found.title,
+                "problems": [entry.name for entry in found.problems],
+                "solvers": [entry.name for entry in found.solvers],
+            }
+            for name, found in experiments.available().items()
+        ]
+    classes: Mapping[str, type] = solvers.available() if what is Listed.solvers else problems.available()
+    return [
+        {"name": name, "summary": _first_line(cls), "settings": _defaults(cls)} for name, cls in classes.items()
+    ]
+
+
+def _defaults(cls: type) -> dict[str, Any]:
+    return {
+        setting.name: "required" if setting.default is MISSING else setting.default for setting in fields(cls)
+    }
+
+
+def _first_line(cls: type) -> str:
+    return (inspect.getdoc(cls) or "").partition("\n")[0]
+
+
+def _settings_text(row: dict[str, Any]) -> str:
+    if "settings" in row:
+        return ", ".join(f"{name}={value}" for name, value in row["settings"].items())
+    return f"{len(row['problems'])} problems × {len(set(row['solvers']))} solvers"
+
+
+def _print_summary(comparison: pd.DataFrame) -> None:
+    """The report's table in short: median over the seeds."""
+    table = Table("problem", "solver", "status", "error", "gradient equivalents", "seconds", box=None)
+    for row in comparison.itertuples():
+        error, work, seconds = f"{row.error:.1e}", f"{row.total_work:.3g}", f"{row.total_seconds:.3g}"
+        table.add_row(row.problem, row.solver, row.status, error, work, seconds)
+    console.print(table)

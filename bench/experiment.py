@@ -1,0 +1,202 @@
+"""An experiment: which problems meet which solvers, read from TOML and checked before anything runs."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+import problems
+import solvers
+from bench.specification import Specification
+from problems import ProblemFamily
+from problems.discovery import label
+from problems.validation import unknown
+from solvers import Budget, Solver
+
+DEFAULT = "quickstart"
+DTYPES = {"float32": torch.float32, "float64": torch.float64}
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ProblemEntry(_Strict):
+    """A problem by its family's name, or the path of a file that holds one."""
+
+    name: str
+    parameters: dict[str, Any] = {}
+
+
+class SolverEntry(_Strict):
+    """A solver by name or path, shown as `label`, by default its name and settings.
+
+    `only_on` names the families it runs on, where its settings suit only those; entries for different
+    families may share a label.
+    """
+
+    name: str
+    settings: dict[str, Any] = {}
+    label: Annotated[str, Field(min_length=1)] | None = None
+    only_on: tuple[str, ...] | None = None
+
+
+class BudgetEntry(_Strict):
+    """Limits to each solve, as in `solvers.solve`."""
+
+    max_steps: Annotated[int, Field(gt=0)] | None = None
+    max_work: Annotated[float, Field(gt=0)] | None = None
+    max_seconds: Annotated[float, Field(gt=0)] | None = None
+
+
+class Experiment(_Strict):
+    """What is asked for; `cells()` lists the runs that answer it."""
+
+    name: str = "custom"
+    title: str = ""
+    description: str = ""
+    problems: Annotated[tuple[ProblemEntry, ...], Field(min_length=1)]
+    solvers: Annotated[tuple[SolverEntry, ...], Field(min_length=1)]
+    target_error: Annotated[float, Field(gt=0)] = 0.01
+    seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)] = (0,)
+    problem_seed: Annotated[int, Field(ge=0)] = 0
+    dtype: Literal["float32", "float64"] = "float64"
+    device: str = "cpu"
+    budget: BudgetEntry = BudgetEntry()
+
+    def with_changes(
+        self,
+        problem_specifications: list[Specification],
+        solver_specifications: list[Specification],
+        **changes: Any,
+    ) -> Self:
+        """The experiment with other problems or solvers, where any are given, and other fields."""
+        if problem_specifications:
+            changes["problems"] = [{"name": s.name, "parameters": s.settings} for s in problem_specifications]
+        if solver_specifications:
+            changes["solvers"] = [{"name": s.name, "settings": s.settings} for s in solver_specifications]
+        changed = {**self.model_dump(), **{key: value for key, value in changes.items() if value is not None}}
+        return self.model_validate(changed)
+
+    def limits(self) -> Budget:
+        """The budget of each solve."""
+        return Budget(**self.budget.model_dump())
+
+
+@dataclass(frozen=True)
+class Plan:
+    """An experiment whose every name and setting has been found and checked."""
+
+    experiment: Experiment
+    families: Mapping[str, ProblemFamily]  # by label
+    cells: tuple[PlannedCell, ...]
+
+
+@dataclass(frozen=True)
+class PlannedCell:
+    """One solve: a problem's label, a solver with its own, and a seed."""
+
+    index: int
+    problem: str
+    solver_label: str
+    solver: Solver
+    seed: int
+
+
+def plan(experiment: Experiment) -> Plan:
+    """Resolve every problem and solver; ValueError names the first that is unknown or wrongly set.
+
+    Seeds come outermost, so that repetitions of one solver are spread over the whole run, and solvers
+    innermost, so that those to be compared run side by side.
+    """
+    _check_device(experiment.device)
+    families: dict[str, ProblemFamily] = {}
+    for entry in experiment.problems:
+        family = problems.family(entry.name, **entry.parameters)
+        name = label(entry.name, family)
+        if name in families:
+            raise ValueError(f"the problem {name} is listed twice; remove one or change its parameters")
+        families[name] = family
+    chosen = [(entry, _load(entry)) for entry in experiment.solvers]
+    cells: list[PlannedCell] = []
+    for seed in experiment.seeds:
+        for problem, problem_entry in zip(families, experiment.problems, strict=True):
+            taken: set[str] = set()
+            for solver_entry, solver in chosen:
+                if solver_entry.only_on is None or problem_entry.name in solver_entry.only_on:
+                    name = solver_entry.label or label(solver_entry.name, solver)
+                    if name in taken:
+                        raise ValueError(f"the solver {name} is listed twice; remove one or change its settings")
+                    taken.add(name)
+                    cells.append(PlannedCell(len(cells), problem, name, solver, seed))
+    if not cells:
+        raise ValueError(
+            "no solver of the experiment runs on the chosen problems: every one is restricted by only_on. "
+            "Choose solvers with -s"
+        )
+    return Plan(experiment, families, tuple(cells))
+
+
+def load_experiment(name_or_path: str) -> Experiment:
+    """The experiment `name`, or the one in a TOML file; ValueError names what is wrong in it."""
+    if name_or_path.endswith(".toml"):
+        path = Path(name_or_path)
+        if not path.is_file():
+            raise ValueError(f"there is no file {path}")
+        return _parse(path.read_text(), path.stem, str(path))
+    known = available()
+    if name_or_path not in known:
+        raise ValueError(unknown("experiment", name_or_path, known))
+    return known[name_or_path]
+
+
+def available() -> dict[str, Experiment]:
+    """Every named experiment there is."""
+    resources = [entry for entry in files("bench.experiments").iterdir() if entry.name.endswith(".toml")]
+    found = {}
+    for resource in sorted(resources, key=lambda entry: entry.name):
+        stem = resource.name.removesuffix(".toml")
+        found[stem] = _parse(resource.read_text(encoding="utf-8"), stem, resource.name)
+    return found
+
+
+def explain(error: ValidationError) -> str:
+    """A pydantic error as one line per wrong value."""
+    lines = []
+    for detail in error.errors():
+        where = ".".join(str(part) for part in detail["loc"]) or "experiment"
+        given = "" if detail["type"] == "missing" else f" (given: {detail['input']!r})"
+        lines.append(f"{where}: {detail['msg']}{given}")
+    return "; ".join(lines)
+
+
+def _parse(text: str, stem: str, where: str) -> Experiment:
+    try:
+        return Experiment.model_validate({"name": stem, **tomllib.loads(text)})
+    except tomllib.TOMLDecodeError as error:
+        raise ValueError(f"{where} is not valid TOML: {error}") from None
+    except ValidationError as error:
+        raise ValueError(f"{where}: {explain(error)}") from None
+
+
+def _load(entry: SolverEntry) -> Solver:
+    for name in entry.only_on or ():
+        if name not in problems.available():
+            raise ValueError(f"solver {entry.name}: only_on: {unknown('problem', name, problems.available())}")
+    return solvers.load(entry.name, **entry.settings)
+
+
+def _check_device(device: str) -> None:
+    try:
+        kind = torch.device(device).type
+    except RuntimeError:
+        raise ValueError(f"device is {device!r}; allowed are 'cpu', 'cuda' and 'cuda:N'") from None
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"device is {device!r}, but this machine's torch sees no CUDA device; use 'cpu'")

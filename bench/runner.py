@@ -1,0 +1,131 @@
+"""Runs a plan cell by cell and keeps each as soon as it is finished."""
+
+from __future__ import annotations
+
+import datetime
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+import reports
+from bench import environment
+from bench.experiment import DTYPES, Plan, PlannedCell
+from bench.measure import Unit, measure, measure_unit
+from bench.store import Store
+from problems import Problem
+from solvers import Record
+
+
+def run(plan: Plan, directory: Path, *, resume: bool = False, console: Console | None = None) -> bool:
+    """Run every cell of `plan` that `directory` does not hold yet and build the report; False if interrupted.
+
+    Ctrl-C keeps what was finished and builds the report from it. Raises ValueError, before any work, where
+    the folder holds another run, or holds one and `resume` is not set.
+    """
+    store = Store(directory)
+    description = _begin(store, plan, resume)
+    completed = False
+    try:
+        with _progress(console) as progress:
+            _run_cells(plan, store, progress)
+        completed = True
+    except KeyboardInterrupt:
+        pass
+    description["finished"] = _now() if completed else None
+    description["interrupted"] = not completed
+    store.write_run(description)
+    if completed or any(store.has_cell(cell.index) for cell in plan.cells):
+        build_report(directory)
+    return completed
+
+
+def build_report(directory: Path) -> Path:
+    """Build the report of the run in `directory` from its stored rows; the page's path."""
+    store = Store(directory)
+    description = store.read_run()
+    cells, curves = store.read()
+    return reports.build(cells, curves, description, store.report)
+
+
+def _begin(store: Store, plan: Plan, resume: bool) -> dict[str, Any]:
+    asked = plan.experiment.model_dump(mode="json")
+    if store.holds_run:
+        if not resume:
+            raise ValueError(
+                f"{store.directory} already holds a run; continue it with --resume, or choose another folder with --out"
+            )
+        description = store.read_run()
+        if description["experiment"] != asked:
+            different = [key for key in asked if description["experiment"].get(key) != asked[key]]
+            raise ValueError(
+                f"{store.directory} holds a run of another experiment (different: {', '.join(different)}); ask for the "
+                "same one, or choose another folder with --out"
+            )
+        return description | environment.describe()
+    description = {
+        "experiment": asked,
+        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "started": _now(),
+        "finished": None,
+        "interrupted": False,
+        "seeds": list(plan.experiment.seeds),
+        **environment.describe(),
+    }
+    store.create(description)
+    return description
+
+
+def _run_cells(plan: Plan, store: Store, progress: Progress) -> None:
+    built: dict[str, tuple[Problem, Unit]] = {}
+    task = progress.add_task("", total=len(plan.cells), at="")
+    for cell in plan.cells:
+        progress.update(task, description=f"{cell.problem} · {cell.solver_label}", at="")
+        if not store.has_cell(cell.index):
+            if cell.problem not in built:
+                progress.update(task, description=f"building {cell.problem}")
+                built[cell.problem] = _build(plan, cell.problem)
+                progress.update(task, description=f"{cell.problem} · {cell.solver_label}")
+            problem, unit = built[cell.problem]
+            _run_cell(plan, cell, problem, unit, store, progress)
+        progress.advance(task)
+    progress.update(task, description="all solved", at="")
+
+
+def _build(plan: Plan, label: str) -> tuple[Problem, Unit]:
+    experiment = plan.experiment
+    problem = plan.families[label].build(
+        device=torch.device(experiment.device), dtype=DTYPES[experiment.dtype], seed=experiment.problem_seed
+    )
+    _ = problem.reference
+    return problem, measure_unit(problem)
+
+
+def _run_cell(
+    plan: Plan, cell: PlannedCell, problem: Problem, unit: Unit, store: Store, progress: Progress
+) -> None:
+    def show(record: Record) -> None:
+        accuracy = "" if record.error is None else f", error {record.error:.1e}"
+        progress.update(progress.task_ids[0], at=f"step {record.step}{accuracy}")
+
+    row, curve = measure(cell, plan.families[cell.problem], problem, unit, plan.experiment.limits(), show)
+    store.write_cell(cell.index, row, curve)
+
+
+def _progress(console: Console | None) -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[at]}"),
+        console=console,
+    )
+
+
+def _now() -> str:
+    return datetime.datetime.now().astimezone().isoformat(timespec="seconds")

@@ -1,0 +1,43 @@
+"""What all tests share: a cache of their own, and the small problems that every solver is tried on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+import problems
+from problems import Problem
+from problems.cache import ENVIRONMENT_VARIABLE
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Checkpoints of the tests never meet the user's."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(ENVIRONMENT_VARIABLE, str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture
+def generator() -> torch.Generator:
+    return torch.Generator().manual_seed(0)
+
+
+def random_psd_examples(
+    num_examples: int, size: int, seed: int, *, rank: int = 1, heavy_tailed: bool = False
+) -> torch.Tensor:
+    """h_i of the given rank, shape (n, p, p), float64, with equal or heavy-tailed scales."""
+    generator = torch.Generator().manual_seed(seed)
+    factors = torch.randn(num_examples, rank, size, generator=generator, dtype=torch.float64)
+    if heavy_tailed:
+        factors *= (1 - torch.rand(num_examples, 1, 1, generator=generator, dtype=torch.float64)) ** -0.5
+    return factors.mT @ factors / size
+
+
+def dense_problem(per_example: torch.Tensor, damping: float, columns: int = 2, seed: int = 0) -> Problem:
+    """A problem of explicit matrices with isotropic right-hand sides."""
+    generator = torch.Generator().manual_seed(seed)
+    rhs = torch.randn(per_example.shape[1], columns, generator=generator, dtype=per_example.dtype)
+    return Problem("dense", problems.DenseOperator(per_example), damping, rhs)
