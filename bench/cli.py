@@ -46,14 +46,20 @@ class Listed(StrEnum):
 
 @app.command()
 def run(
-    experiment: Annotated[str, typer.Argument(help="A named experiment or a TOML file.")] = experiments.DEFAULT,
+    experiment: Annotated[
+        str, typer.Argument(help="A named experiment or a TOML file.")
+    ] = experiments.DEFAULT,
     solver: Annotated[
         list[str] | None,
-        typer.Option("-s", "--solver", help="SOLVER[:param=value,...] in place of the experiment's; repeatable."),
+        typer.Option(
+            "-s", "--solver", help="SOLVER[:param=value,...] in place of the experiment's; repeatable."
+        ),
     ] = None,
     problem: Annotated[
         list[str] | None,
-        typer.Option("-p", "--problem", help="PROBLEM[:param=value,...] in place of the experiment's; repeatable."),
+        typer.Option(
+            "-p", "--problem", help="PROBLEM[:param=value,...] in place of the experiment's; repeatable."
+        ),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the run [results/EXPERIMENT-TIME].")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run that --out holds.")] = False,
@@ -117,7 +123,9 @@ def main() -> None:
         app()
     except (ValueError, OSError) as error:
         message = experiments.explain(error) if isinstance(error, ValidationError) else str(error)
-        errors.print(f"ihvp-bench: {message}", style="bold red", highlight=False, markup=False, soft_wrap=True)
+        errors.print(
+            f"ihvp-bench: {message}", style="bold red", highlight=False, markup=False, soft_wrap=True
+        )
         sys.exit(2)
 
 
@@ -134,7 +142,8 @@ def _listing(what: Listed) -> list[dict[str, Any]]:
         ]
     classes: Mapping[str, type] = solvers.available() if what is Listed.solvers else problems.available()
     return [
-        {"name": name, "summary": _first_line(cls), "settings": _defaults(cls)} for name, cls in classes.items()
+        {"name": name, "summary": _first_line(cls), "settings": _defaults(cls)}
+        for name, cls in classes.items()
     ]
 
 
@@ -155,8 +164,12 @@ def _settings_text(row: dict[str, Any]) -> str:
 
 
 def _print_summary(comparison: pd.DataFrame) -> None:
-    """The report's table in short: median over the seeds."""
-    table = Table("problem", "solver", "status", "error", "gradient equivalents", "seconds", box=None)
+    """The report's table in short: medians over the seeds, work in gradient equivalents."""
+    table = Table(box=None)
+    for heading in ("problem", "solver"):
+        table.add_column(heading, overflow="fold")
+    for heading in ("status", "error", "work", "seconds"):
+        table.add_column(heading, no_wrap=True)
     for row in comparison.itertuples():
         error, work, seconds = f"{row.error:.1e}", f"{row.total_work:.3g}", f"{row.total_seconds:.3g}"
         table.add_row(row.problem, row.solver, row.status, error, work, seconds)

@@ -16,7 +16,6 @@ import problems
 import solvers
 from bench.specification import Specification
 from problems import ProblemFamily
-from problems.discovery import label
 from problems.validation import unknown
 from solvers import Budget, Solver
 
@@ -120,7 +119,7 @@ def plan(experiment: Experiment) -> Plan:
     families: dict[str, ProblemFamily] = {}
     for entry in experiment.problems:
         family = problems.family(entry.name, **entry.parameters)
-        name = label(entry.name, family)
+        name = str(family)
         if name in families:
             raise ValueError(f"the problem {name} is listed twice; remove one or change its parameters")
         families[name] = family
@@ -131,9 +130,11 @@ def plan(experiment: Experiment) -> Plan:
             taken: set[str] = set()
             for solver_entry, solver in chosen:
                 if solver_entry.only_on is None or problem_entry.name in solver_entry.only_on:
-                    name = solver_entry.label or label(solver_entry.name, solver)
+                    name = solver_entry.label or str(solver)
                     if name in taken:
-                        raise ValueError(f"the solver {name} is listed twice; remove one or change its settings")
+                        raise ValueError(
+                            f"the solver {name} is listed twice; remove one or change its settings"
+                        )
                     taken.add(name)
                     cells.append(PlannedCell(len(cells), problem, name, solver, seed))
     if not cells:
@@ -189,7 +190,9 @@ def _parse(text: str, stem: str, where: str) -> Experiment:
 def _load(entry: SolverEntry) -> Solver:
     for name in entry.only_on or ():
         if name not in problems.available():
-            raise ValueError(f"solver {entry.name}: only_on: {unknown('problem', name, problems.available())}")
+            raise ValueError(
+                f"solver {entry.name}: only_on: {unknown('problem', name, problems.available())}"
+            )
     return solvers.load(entry.name, **entry.settings)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+import traceback
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -15,7 +16,7 @@ from torch import Tensor
 from bench.experiment import PlannedCell
 from bench.memory import PeakMemory
 from problems import Problem, ProblemFamily
-from solvers import Budget, Record, Solution, solve
+from solvers import Budget, Record, Solution, Status, solve
 
 NAN = float("nan")
 TIMING_REPEATS = 5
@@ -23,7 +24,7 @@ TIMING_REPEATS = 5
 
 @dataclass(frozen=True)
 class Unit:
-    """Seconds of one gradient and of one product over all data, on this machine; NaN where there is no task."""
+    """Seconds of one gradient and of one product over all data; NaN for a gradient without a task."""
 
     gradient_seconds: float
     product_seconds: float
@@ -63,6 +64,15 @@ def measure(
     key = {"problem": cell.problem, "solver": cell.solver_label, "seed": cell.seed}
     row = key | _asked(cell, family) | _outcome(solution) | {"peak_memory_bytes": peak.bytes}
     return row | _facts(problem) | asdict(unit), _curve(solution, key)
+
+
+def failed(cell: PlannedCell, family: ProblemFamily, error: Exception) -> tuple[dict[str, Any], pd.DataFrame]:
+    """The row, and the empty curve, of a cell whose problem could not be built."""
+    reason = f"the problem could not be built: {type(error).__name__}: {error}"
+    trace = "".join(traceback.format_exception(error))
+    solution = Solution(None, Status.FAILED, reason, traceback=trace)
+    key = {"problem": cell.problem, "solver": cell.solver_label, "seed": cell.seed}
+    return key | _asked(cell, family) | _outcome(solution), _curve(solution, key)
 
 
 def _asked(cell: PlannedCell, family: ProblemFamily) -> dict[str, Any]:
@@ -111,7 +121,7 @@ def _facts(problem: Problem) -> dict[str, Any]:
 def _curve(solution: Solution, key: dict[str, Any]) -> pd.DataFrame:
     rows = [key | asdict(record) for record in solution.history]
     columns = [*key, *Record.__dataclass_fields__]
-    floats = {name: "float64" for name in ("work", "seconds", "residual", "error", "energy_error")}
+    floats = dict.fromkeys(("work", "seconds", "residual", "error", "energy_error"), "float64")
     # Fixed types: a column of None alone, or no row at all, must read back like any other curve.
     types = {"problem": "str", "solver": "str", "seed": "int64", "step": "int64", **floats}
     return pd.DataFrame(rows, columns=columns).astype(types)

@@ -15,7 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 import reports
 from bench import environment
 from bench.experiment import DTYPES, Plan, PlannedCell
-from bench.measure import Unit, measure, measure_unit
+from bench.measure import Unit, failed, measure, measure_unit
 from bench.store import Store
 from problems import Problem
 from solvers import Record
@@ -57,14 +57,15 @@ def _begin(store: Store, plan: Plan, resume: bool) -> dict[str, Any]:
     if store.holds_run:
         if not resume:
             raise ValueError(
-                f"{store.directory} already holds a run; continue it with --resume, or choose another folder with --out"
+                f"{store.directory} already holds a run; "
+                "continue it with --resume, or choose another folder with --out"
             )
         description = store.read_run()
         if description["experiment"] != asked:
             different = [key for key in asked if description["experiment"].get(key) != asked[key]]
             raise ValueError(
-                f"{store.directory} holds a run of another experiment (different: {', '.join(different)}); ask for the "
-                "same one, or choose another folder with --out"
+                f"{store.directory} holds a run of another experiment (different: {', '.join(different)}); "
+                "ask for the same one, or choose another folder with --out"
             )
         return description | environment.describe()
     description = {
@@ -81,7 +82,7 @@ def _begin(store: Store, plan: Plan, resume: bool) -> dict[str, Any]:
 
 
 def _run_cells(plan: Plan, store: Store, progress: Progress) -> None:
-    built: dict[str, tuple[Problem, Unit]] = {}
+    built: dict[str, tuple[Problem, Unit] | Exception] = {}
     task = progress.add_task("", total=len(plan.cells), at="")
     for cell in plan.cells:
         progress.update(task, description=f"{cell.problem} · {cell.solver_label}", at="")
@@ -90,30 +91,39 @@ def _run_cells(plan: Plan, store: Store, progress: Progress) -> None:
                 progress.update(task, description=f"building {cell.problem}")
                 built[cell.problem] = _build(plan, cell.problem)
                 progress.update(task, description=f"{cell.problem} · {cell.solver_label}")
-            problem, unit = built[cell.problem]
-            _run_cell(plan, cell, problem, unit, store, progress)
+            _run_cell(plan, cell, built[cell.problem], store, progress)
         progress.advance(task)
     progress.update(task, description="all solved", at="")
 
 
-def _build(plan: Plan, label: str) -> tuple[Problem, Unit]:
+def _build(plan: Plan, label: str) -> tuple[Problem, Unit] | Exception:
+    """The problem with its reference and unit of time, or why there is none: its cells then say so."""
     experiment = plan.experiment
-    problem = plan.families[label].build(
-        device=torch.device(experiment.device), dtype=DTYPES[experiment.dtype], seed=experiment.problem_seed
-    )
-    _ = problem.reference
-    return problem, measure_unit(problem)
+    device = torch.device(experiment.device)
+    try:
+        problem = plan.families[label].build(
+            device=device, dtype=DTYPES[experiment.dtype], seed=experiment.problem_seed
+        )
+        _ = problem.reference
+        return problem, measure_unit(problem)
+    except Exception as error:
+        return error
 
 
 def _run_cell(
-    plan: Plan, cell: PlannedCell, problem: Problem, unit: Unit, store: Store, progress: Progress
+    plan: Plan, cell: PlannedCell, built: tuple[Problem, Unit] | Exception, store: Store, progress: Progress
 ) -> None:
+    family = plan.families[cell.problem]
+    if isinstance(built, Exception):
+        store.write_cell(cell.index, *failed(cell, family, built))
+        return
+
     def show(record: Record) -> None:
         accuracy = "" if record.error is None else f", error {record.error:.1e}"
         progress.update(progress.task_ids[0], at=f"step {record.step}{accuracy}")
 
-    row, curve = measure(cell, plan.families[cell.problem], problem, unit, plan.experiment.limits(), show)
-    store.write_cell(cell.index, row, curve)
+    problem, unit = built
+    store.write_cell(cell.index, *measure(cell, family, problem, unit, plan.experiment.limits(), show))
 
 
 def _progress(console: Console | None) -> Progress:

@@ -37,7 +37,7 @@ def available() -> dict[str, type[ProblemFamily]]:
 
 
 def family(name: str, **parameters: Any) -> ProblemFamily:
-    """The family `name`, or the one in the file `name`.py, with `parameters`; checks them and builds nothing."""
+    """The family `name`, or the one in the file `name`.py, with checked `parameters`; builds nothing."""
     cls = discovery.find(name, sys.modules[__name__], ProblemFamily, ENTRY_POINTS, "problem")  # type: ignore[type-abstract]
     return discovery.construct(cls, parameters, f"problem {name}")
 
@@ -50,5 +50,5 @@ def load(
     seed: int = 0,
     **parameters: Any,
 ) -> Problem:
-    """Build the problem `name` with `parameters`; ValueError names an unknown one and suggests the nearest."""
+    """Build the problem `name`; ValueError names what is unknown and suggests the nearest."""
     return family(name, **parameters).build(device=torch.device(device), dtype=dtype, seed=seed)

@@ -54,7 +54,7 @@ def save_checkpoint(path: Path, tensors: dict[str, Tensor]) -> None:
             raise
     except OSError as error:
         warnings.warn(
-            f"the checkpoint cannot be kept in {path.parent} ({error}); it will be trained again next time. Set "
-            f"{ENVIRONMENT_VARIABLE} to a directory that can be written",
+            f"the checkpoint cannot be kept in {path.parent} ({error}); it will be trained again next time. "
+            f"Set {ENVIRONMENT_VARIABLE} to a directory that can be written",
             stacklevel=2,
         )

@@ -30,7 +30,9 @@ def _check_modules(model: nn.Module) -> None:
         where = f"{name or 'the model'} ({type(module).__name__})"
         if module.training and isinstance(module, _DROPOUT) and module.p > 0:
             raise ValueError(f"{where} drops out at random in training mode: call model.eval() first")
-        if isinstance(module, _NORMALISATION) and not isinstance(module, nn.modules.instancenorm._InstanceNorm):
+        if isinstance(module, _NORMALISATION) and not isinstance(
+            module, nn.modules.instancenorm._InstanceNorm
+        ):
             if module.training:
                 raise ValueError(
                     f"{where} normalises by the batch in training mode, so an example's curvature depends "

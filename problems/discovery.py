@@ -68,7 +68,7 @@ def label(name: str, plugin: Any) -> str:
 
 
 def construct(cls: type[T], settings: Mapping[str, Any], label: str) -> T:
-    """`cls(**settings)` with every setting converted to its field's type, or a ValueError naming the wrong one."""
+    """`cls(**settings)`, settings converted to their fields' types; ValueError names a wrong one."""
     fields = inspect.signature(cls).parameters
     for name in settings:
         if name not in fields:

@@ -15,14 +15,15 @@ class Examples:
 
     `data` is a tuple of tensors (inputs, targets) that share their first dimension, a map-style dataset
     of (input, target), or a DataLoader that neither shuffles nor drops examples (its dataset is used).
-    Floating-point inputs and targets are converted to `dtype`, everything moves to `device`.
+    Floating-point inputs and targets are converted to each of `dtypes` in turn, everything moves to
+    `device`.
     """
 
-    def __init__(self, data: Any, dtype: torch.dtype, device: torch.device) -> None:
+    def __init__(self, data: Any, device: torch.device, *dtypes: torch.dtype) -> None:
         self._read = _reader(data)
         self._size = _size(data)
         self.data = data
-        self.dtype = dtype
+        self.dtypes = dtypes
         self.device = device
         if self._size == 0:
             raise ValueError("the data holds no examples; at least one is needed")
@@ -31,8 +32,8 @@ class Examples:
         return self._size
 
     def to(self, dtype: torch.dtype) -> Examples:
-        """The same examples in another dtype."""
-        return Examples(self.data, dtype, self.device)
+        """The same examples in another dtype: what rounding to this one took away does not come back."""
+        return Examples(self.data, self.device, *self.dtypes, dtype)
 
     def batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
         """Inputs and targets of the examples `indices` (m,), each with first dimension m."""
@@ -45,8 +46,10 @@ class Examples:
             yield self.batch(part)
 
     def _convert(self, values: Tensor) -> Tensor:
-        dtype = self.dtype if values.is_floating_point() else values.dtype
-        return values.to(device=self.device, dtype=dtype)
+        values = values.to(self.device)
+        for dtype in self.dtypes if values.is_floating_point() else ():
+            values = values.to(dtype)
+        return values
 
 
 def _reader(data: Any) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
@@ -72,7 +75,9 @@ def _pair_of_tensors(data: tuple[Any, ...]) -> tuple[Tensor, Tensor]:
         raise TypeError(f"data is a tuple of ({kinds}); it must be two tensors, (inputs, targets)")
     inputs, targets = data
     if len(inputs) != len(targets):
-        raise ValueError(f"data holds {len(inputs)} inputs and {len(targets)} targets; the numbers must agree")
+        raise ValueError(
+            f"data holds {len(inputs)} inputs and {len(targets)} targets; the numbers must agree"
+        )
     return inputs, targets
 
 

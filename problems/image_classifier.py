@@ -9,11 +9,12 @@ import torch
 from torch import nn
 
 from problems.cache import checkpoint_path, load_checkpoint, save_checkpoint
-from problems.data.digits import TRAINING_SIZE, Split, accuracy, digits
+from problems.data.digits import TRAINING_SIZE, Split, accuracy, check_sizes, digits
 from problems.losses import CrossEntropy
 from problems.models.mlp import mlp
 from problems.problem import Problem, ProblemFamily, from_model
 from problems.training import Recipe, train
+from problems.validation import check_counts, check_damping
 
 FEATURES, CLASSES = 64, 10
 
@@ -22,7 +23,8 @@ FEATURES, CLASSES = 64, 10
 class ImageClassifier(ProblemFamily):
     """An MLP 64-width-10 trained on digits; right-hand sides are gradients of test images.
 
-    Deterministic given the seed; the checkpoint is kept under the user's cache directory, keyed by its recipe.
+    Deterministic given the seed; the checkpoint is kept under the user's cache directory, keyed by its
+    recipe.
     """
 
     width: int = 12
@@ -32,13 +34,13 @@ class ImageClassifier(ProblemFamily):
     damping: float = 1e-2
 
     def __post_init__(self) -> None:
-        for name in ("width", "epochs"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        check_damping(self.damping)
+        check_sizes(self.training_size, self.num_queries)
+        check_counts(width=self.width, epochs=self.epochs)
 
     @classmethod
     def examples(cls) -> Sequence[ImageClassifier]:
-        return (cls(width=2, training_size=100, epochs=3, num_queries=3, damping=0.05),)
+        return (cls(width=2, training_size=60, epochs=5, num_queries=3, damping=0.1),)
 
     def build(self, *, device: torch.device, dtype: torch.dtype, seed: int) -> Problem:
         data = digits(self.training_size)
@@ -51,7 +53,11 @@ class ImageClassifier(ProblemFamily):
             data.queries(self.num_queries),
             damping=self.damping,
             name="image_classifier",
-            facts={"model": f"MLP {FEATURES}-{self.width}-{CLASSES}", "data": "digits", "test accuracy": found},
+            facts={
+                "model": f"MLP {FEATURES}-{self.width}-{CLASSES}",
+                "data": "digits",
+                "test accuracy": found,
+            },
         )
 
     def _trained(self, data: Split, seed: int) -> nn.Module:

@@ -44,7 +44,9 @@ class ModelFunction:
         """The network's outputs for `inputs` with `parameters` in place of its own."""
         outputs = functional_call(self.model, {**self.constants, **parameters}, (inputs,))
         if not isinstance(outputs, Tensor):
-            raise TypeError(f"the model returns a {type(outputs).__name__}; it must return a tensor of outputs")
+            raise TypeError(
+                f"the model returns a {type(outputs).__name__}; it must return a tensor of outputs"
+            )
         return outputs
 
     def flatten(self, tensors: dict[str, Tensor]) -> Tensor:

@@ -20,14 +20,14 @@ from problems.model_function import ModelFunction, ParameterFilter
 from problems.operators.base import CurvatureOperator
 from problems.operators.ggn import GaussNewton
 from problems.task import Task
-from problems.validation import check_finite, unknown
+from problems.validation import check_damping, check_finite, unknown
 from problems.work import Work
 
 Facts = Mapping[str, float | str]
 
 
 class Columns:
-    """k right-hand sides too large to hold at once: `columns[:, i:j]` builds columns i to j, shape (p, j − i)."""
+    """k right-hand sides too large to hold at once; `columns[:, i:j]` builds those, shape (p, j − i)."""
 
     def __init__(self, shape: tuple[int, int], build: Callable[[int, int], Tensor]) -> None:
         self.shape = shape
@@ -47,9 +47,9 @@ class Columns:
 class Problem:
     """(H + λI) X = B: find X of shape (p, k).
 
-    `facts` is what a reader should know of it (a model's accuracy, say); `closed_form` gives H in
-    float64 where a formula does. Raises ValueError for λ ≤ 0 and for a B of another shape, dtype or device than
-    H, or one that is not finite.
+    `facts` is what a reader should know of it (a model's accuracy, say); `closed_form` gives H in float64
+    where a formula does. Raises ValueError for λ ≤ 0 and for a B of another shape, dtype or device than H,
+    or one that is not finite.
     """
 
     name: str
@@ -62,8 +62,7 @@ class Problem:
     ground_truth: GroundTruth = field(default=None, repr=False, compare=False)  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
-        if not (self.damping > 0 and torch.isfinite(torch.tensor(self.damping))):
-            raise ValueError(f"damping is {self.damping}; λ must be a finite number > 0, in units of H")
+        check_damping(self.damping)
         _check_rhs(self.operator, self.rhs)
         if self.ground_truth is None:
             object.__setattr__(self, "ground_truth", GroundTruth(self.operator, self.closed_form))
@@ -127,9 +126,7 @@ class Problem:
             return None
         eigenvalues, eigenvectors = self.ground_truth.eigen
         weights = (eigenvalues + self.damping).clamp_min(0).sqrt()[:, None]
-        return _relative(
-            weights * (eigenvectors.T @ (x - reference)), weights * (eigenvectors.T @ reference)
-        )
+        return _relative(weights * (eigenvectors.T @ (x - reference)), weights * (eigenvectors.T @ reference))
 
     @cached_property
     def _reference(self) -> tuple[Tensor, float] | None:
@@ -143,7 +140,7 @@ class Problem:
 
 @dataclass(frozen=True)
 class ProblemFamily(ABC):
-    """Problems of one kind: the fields are its parameters. Defaults give a problem that is solved in seconds."""
+    """Problems of one kind; the fields are its parameters, their defaults a problem solved in seconds."""
 
     @abstractmethod
     def build(self, *, device: torch.device, dtype: torch.dtype, seed: int) -> Problem:
@@ -178,21 +175,21 @@ def from_model(
 ) -> Problem:
     """Wrap a trained network: H is the curvature of its mean loss over `data`, B the gradients of `queries`.
 
-    `loss` is "cross_entropy", "mse" (torch's mean over examples and outputs), "bce" or the torch module; `data` and
-    `queries` are map-style datasets of (input, target) or tuples of two tensors; `parameters` selects by name,
-    a regular expression or a function. The model must be in evaluation mode and is shared, not copied.
-    Raises ValueError for whatever would make H change between two products, saying what to change.
+    `loss` is "cross_entropy", "mse" (torch's mean over examples and outputs), "bce" or the torch module;
+    `data` and `queries` are map-style datasets of (input, target) or tuples of two tensors; `parameters`
+    selects by name, a regular expression or a function. The model must be in evaluation mode and is shared,
+    not copied. Raises ValueError for whatever would make H change between two products, saying what to
+    change.
     """
     if curvature != "ggn":
         raise ValueError(unknown("curvature", curvature, ["ggn"]))
-    if not damping > 0:
-        raise ValueError(f"damping is {damping}; λ must be a finite number > 0, in units of H")
+    check_damping(damping)
     criterion = as_loss(loss)
     function = ModelFunction(model, parameters)
-    training = Examples(data, function.dtype, function.device)
-    query_examples = Examples(queries, function.dtype, function.device)
+    training = Examples(data, function.device, function.dtype)
+    query_examples = Examples(queries, function.device, function.dtype)
     check_deterministic(function, criterion, training, query_examples)
-    task = Task(function, criterion, training, query_examples, Work())
+    task = Task(function, criterion, training, query_examples, Work(len(training)))
     operator = GaussNewton(function, criterion, training, work=task.work)
     return Problem(name, operator, damping, task.query_gradients(), task, facts or {}, closed_form)
 

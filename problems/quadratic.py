@@ -11,6 +11,7 @@ from torch import Tensor
 
 from problems.operators.dense import DenseOperator
 from problems.problem import Problem, ProblemFamily
+from problems.validation import check_counts, check_damping
 
 LARGEST_MEMORY = 4 * 2**30
 
@@ -19,10 +20,10 @@ LARGEST_MEMORY = 4 * 2**30
 class Quadratic(ProblemFamily):
     """n rank-one examples h_i = x_i x_iᵀ whose mean has exactly the chosen spectrum, λ_max = 1.
 
-    `spectrum`: "power_law" (σ_j = j^−exponent), "spiked" (`spikes` eigenvalues 1, the rest `bulk`), "flat" (all 1).
-    `traces`: "equal" (every ‖x_i‖² = Tr(H), C = 1) or "heavy_tailed" (Pareto weights, C ≫ 1).
-    `rhs`: "gradient" (columns from N(0, H), as gradients are) or "isotropic" (from N(0, I)).
-    With fewer examples than dimensions, H has rank n and the spectrum's first n values.
+    `spectrum`: "power_law" (σ_j = j^−exponent), "spiked" (`spikes` eigenvalues 1, the rest `bulk`), "flat"
+    (all 1). `traces`: "equal" (every ‖x_i‖² = Tr(H), C = 1) or "heavy_tailed" (Pareto weights, C ≫ 1).
+    `rhs`: "gradient" (columns from N(0, H), as gradients are) or "isotropic" (from N(0, I)). With fewer
+    examples than dimensions, H has rank n and the spectrum's first n values.
     """
 
     dimension: int = 64
@@ -37,9 +38,13 @@ class Quadratic(ProblemFamily):
     damping: float = 0.01
 
     def __post_init__(self) -> None:
-        for name in ("dimension", "num_examples", "num_columns", "spikes"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        check_damping(self.damping)
+        check_counts(
+            dimension=self.dimension,
+            num_examples=self.num_examples,
+            num_columns=self.num_columns,
+            spikes=self.spikes,
+        )
         if self.spectrum == "spiked" and (self.spikes > self.dimension or not 0 <= self.bulk <= 1):
             raise ValueError(
                 f"spikes is {self.spikes} and bulk {self.bulk}; needed are 1 ≤ spikes ≤ dimension "
@@ -50,8 +55,8 @@ class Quadratic(ProblemFamily):
         memory = 8 * self.num_examples * self.dimension**2
         if memory > LARGEST_MEMORY:
             raise ValueError(
-                f"{self.num_examples} explicit matrices of {self.dimension}² numbers take {memory / 2**30:.1f} "
-                f"GiB; at most {LARGEST_MEMORY / 2**30:.0f} GiB are allowed: lower dimension or num_examples"
+                f"the problem takes {memory / 2**30:.1f} GiB (num_examples × dimension²); "
+                f"allowed are {LARGEST_MEMORY / 2**30:.0f} GiB: lower dimension or num_examples"
             )
 
     @classmethod
@@ -74,7 +79,9 @@ class Quadratic(ProblemFamily):
         traces = rows.square().sum(dim=1)
         per_example = (rows[:, :, None] * rows[:, None, :]).to(device, dtype)
         facts = {"heterogeneity C": float(traces.max() / traces.mean())}
-        return Problem("quadratic", DenseOperator(per_example), self.damping, rhs.to(device, dtype), facts=facts)
+        return Problem(
+            "quadratic", DenseOperator(per_example), self.damping, rhs.to(device, dtype), facts=facts
+        )
 
     def _eigenvalues(self) -> Tensor:
         index = torch.arange(1, self.dimension + 1, dtype=torch.float64)
@@ -106,7 +113,7 @@ def _orthogonal(size: int, generator: torch.Generator) -> Tensor:
 
 
 def _equalise(rows: Tensor) -> Tensor:
-    """Rotate pairs of rows, which leaves XᵀX as it is, until all have the same norm (Bendel & Mickey 1978)."""
+    """Rotate pairs of rows until all have the same norm (Bendel & Mickey 1978); XᵀX stays as it is."""
     rows = rows.clone()
     norms = rows.square().sum(dim=1)
     target = norms.mean()

@@ -9,8 +9,9 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 
-from problems.data.digits import TRAINING_SIZE, accuracy, digits
+from problems.data.digits import TRAINING_SIZE, accuracy, check_sizes, digits
 from problems.problem import Problem, ProblemFamily, from_model
+from problems.validation import check_damping
 
 CLASSES = 10
 
@@ -19,8 +20,9 @@ CLASSES = 10
 class SoftmaxRegression(ProblemFamily):
     """A linear classifier fitted to its optimum; Gauss–Newton = Hessian = mean (diag p − ppᵀ) ⊗ x̃x̃ᵀ.
 
-    H of the network's operator is checked against that formula each time the reference is computed. `pooling` averages
-    the 8 × 8 pixels over blocks of that size: 1 keeps 64 features (p = 650), 2 leaves 16, 4 leaves 4.
+    H of the network's operator is checked against that formula each time the reference is computed.
+    `pooling` averages the 8 × 8 pixels over blocks of that size: 1 keeps 64 features (p = 650), 2 leaves
+    16, 4 leaves 4.
     """
 
     training_size: int = TRAINING_SIZE
@@ -30,6 +32,8 @@ class SoftmaxRegression(ProblemFamily):
     damping: float = 1e-3
 
     def __post_init__(self) -> None:
+        check_damping(self.damping)
+        check_sizes(self.training_size, self.num_queries)
         if self.pooling not in (1, 2, 4, 8):
             raise ValueError(f"pooling is {self.pooling}; allowed are 1, 2, 4 and 8")
         if not self.regularization > 0:
@@ -45,21 +49,27 @@ class SoftmaxRegression(ProblemFamily):
         train_inputs, test_inputs = self._pool(data.train_inputs), self._pool(data.test_inputs)
         query_inputs, query_targets = data.queries(self.num_queries)
         model = self._fit(train_inputs, data.train_targets)
-        probabilities = model(train_inputs).softmax(dim=1).detach()
+        model.to(device, dtype)
         return from_model(
-            model.to(device, dtype),
+            model,
             "cross_entropy",
             (train_inputs, data.train_targets),
             (self._pool(query_inputs), query_targets),
             damping=self.damping,
             name="softmax_regression",
             facts={"test accuracy": accuracy(model(test_inputs.to(device, dtype)).cpu(), data.test_targets)},
-            closed_form=lambda: closed_form_hessian(train_inputs, probabilities).to(device),
+            closed_form=lambda: self._hessian(model, train_inputs),
         )
 
     def _pool(self, inputs: Tensor) -> Tensor:
         images = inputs.reshape(-1, 1, 8, 8)
         return nn.functional.avg_pool2d(images, self.pooling).flatten(1)
+
+    def _hessian(self, model: nn.Linear, inputs: Tensor) -> Tensor:
+        """H in float64 of the numbers that the network's dtype left of weights and inputs."""
+        weight, bias = (value.detach().double() for value in (model.weight, model.bias))
+        inputs = inputs.to(model.weight).double()
+        return closed_form_hessian(inputs, (inputs @ weight.T + bias).softmax(dim=1))
 
     def _fit(self, inputs: Tensor, targets: Tensor) -> nn.Linear:
         strength = 1 / (len(targets) * self.regularization)
@@ -76,10 +86,10 @@ class SoftmaxRegression(ProblemFamily):
 
 
 def closed_form_hessian(inputs: Tensor, probabilities: Tensor) -> Tensor:
-    """mean (diag pᵢ − pᵢpᵢᵀ) ⊗ x̃ᵢx̃ᵢᵀ with x̃ = (x, 1), in the order (weight row-major, bias); (p, p) float64."""
+    """mean (diag pᵢ − pᵢpᵢᵀ) ⊗ x̃ᵢx̃ᵢᵀ with x̃ = (x, 1), ordered (weight row-major, bias), shape (p, p)."""
     count, features = inputs.shape
     classes = probabilities.shape[1]
-    extended = torch.cat([inputs, torch.ones(count, 1, dtype=inputs.dtype)], dim=1)
+    extended = torch.cat([inputs, inputs.new_ones(count, 1)], dim=1)
     curvature = torch.diag_embed(probabilities) - probabilities[:, :, None] * probabilities[:, None, :]
     squares = extended[:, :, None] * extended[:, None, :]
     blocks = (curvature.reshape(count, -1).T @ squares.reshape(count, -1)) / count

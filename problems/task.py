@@ -27,7 +27,7 @@ class Task:
     def gradients(self, examples: Examples, indices: Tensor) -> Tensor:
         """Per-example loss gradients of `indices` (k,), as columns (p, k)."""
         inputs, targets = examples.batch(indices)
-        self.work.count_gradients(len(indices) / len(self.training))
+        self.work.count_gradients(len(indices))
 
         def example_loss(parameters: dict[str, Tensor], x: Tensor, target: Tensor) -> Tensor:
             outputs = self.function.outputs(parameters, x[None])
@@ -43,7 +43,7 @@ class Task:
     def training_gradient(self, pass_size: int = 512) -> Tensor:
         """The gradient of the mean training loss, shape (p, 1)."""
         count = len(self.training)
-        self.work.count_gradients(1.0)
+        self.work.count_gradients(count)
         total = torch.zeros(self.function.num_parameters, 1, dtype=self.function.dtype)
         total = total.to(self.function.device)
         for inputs, targets in self.training.passes(torch.arange(count), pass_size):

@@ -16,6 +16,19 @@ def check_finite(name: str, values: Tensor) -> None:
         raise ValueError(f"{name}: {bad} of {values.numel()} numbers are NaN or inf; all must be finite")
 
 
+def check_damping(damping: float) -> None:
+    """Raise ValueError unless λ is a finite number > 0."""
+    if not 0 < damping < float("inf"):
+        raise ValueError(f"damping is {damping}; λ must be a finite number > 0, in units of H")
+
+
+def check_counts(**counts: int) -> None:
+    """Raise ValueError for the first count below 1."""
+    for name, count in counts.items():
+        if count < 1:
+            raise ValueError(f"{name} is {count}; it must be at least 1")
+
+
 def unknown(kind: str, name: str, known: Iterable[str]) -> str:
     """What to say of a name that does not exist: the nearest one that does, and all that do."""
     known = sorted(known)

@@ -169,10 +169,10 @@ def _target_line(ax: Axes, target: float) -> None:
 def _grid(
     table: pd.DataFrame, looks: dict[str, Style], target: float, *extra: Line2D, points_only: bool = False
 ) -> tuple[Figure, Iterator[tuple[tuple[str, str], Axes]]]:
-    """One panel per problem, at most three in a row, and one legend: the figure, and (problem, measure) with
-    its axes."""
+    """One panel per problem, at most three in a row (four make a square), and one legend: the figure, and
+    (problem, measure) with its axes."""
     measures = dict(zip(table["problem"], table["measure"], strict=True))
-    columns = min(3, len(measures))
+    columns = 2 if len(measures) == 4 else min(3, len(measures))
     lines = math.ceil(len(measures) / columns)
     figure = _figure(
         {1: 8.0, 2: 8.5, 3: 10.0}[columns], 3.4 * lines, looks, target, *extra, points_only=points_only

@@ -18,8 +18,8 @@ def iterate_callbacks(run: Callable[[Callable[[T], None]], None]) -> Iterator[T]
     """Yield, one by one, what `run(callback)` passes to its callback.
 
     `run` works in a thread of its own and stands still between two values, so that the consumer's clock and
-    budgets hold for it as for any generator; closing the generator ends it at its next callback. An exception in
-    `run` is raised here.
+    budgets hold for it as for any generator; closing the generator ends it at its next callback. An
+    exception in `run` is raised here.
     """
     values: queue.SimpleQueue[tuple[str, object]] = queue.SimpleQueue()
     resume = threading.Semaphore(0)

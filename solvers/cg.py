@@ -17,10 +17,11 @@ from solvers.solver import Breakdown, Iterate, Solver, State, check_positive
 class ConjugateGradient(Solver):
     """Conjugate gradients (Hestenes & Stiefel 1952): every column its own recurrence, all share each product.
 
-    Converges for H + λI ≻ 0 with energy-norm error ≤ 2((√κ − 1)/(√κ + 1))ᵗ after t steps; a step is one product over
-    all data, of which columns that have converged drop out. A column counts as converged when its
-    *recomputed* residual is within `tolerance`; where rounding has let the recurrence run ahead of it, the column
-    starts afresh from its iterate. Breakdown on negative curvature, and where rounding forbids the tolerance.
+    Converges for H + λI ≻ 0 with energy-norm error ≤ 2((√κ − 1)/(√κ + 1))ᵗ after t steps; a step is one
+    product over all data, of which columns that have converged drop out. A column counts as converged when
+    its *recomputed* residual is within `tolerance`; where rounding has let the recurrence run ahead of it,
+    the column starts afresh from its iterate. Breakdown on negative curvature, and where rounding forbids
+    the tolerance.
     """
 
     tolerance: float = 1e-6
@@ -33,69 +34,67 @@ class ConjugateGradient(Solver):
     def iterates(
         self, problem: Problem, state: State, b: Tensor, generator: torch.Generator
     ) -> Iterator[Iterate]:
-        scale = b.norm(dim=0)
-        scale = scale.where(scale > 0, torch.ones_like(scale))
-        # In units of ‖b‖, so that no inner product under- or overflows; x keeps the units of the answer.
+        norms = b.norm(dim=0)
         x = torch.zeros_like(b)
-        residual = torch.where(b.norm(dim=0) > 0, torch.ones_like(scale), torch.zeros_like(scale))
+        residual = (norms > 0).to(b.dtype)  # of x = 0, relative to ‖b‖
         converged = residual <= self.tolerance
+        if converged.all():
+            yield Iterate(x, residual, converged)
+        best = torch.full_like(residual, float("inf"))
         active = (~converged).nonzero().flatten()
-        r = b[:, active] / scale[active]
+        # r and p are in units of ‖b‖, so that no inner product under- or overflows; x is not.
+        scale = norms[active]
+        r = b[:, active] / scale
         p = r.clone()
         square = r.square().sum(dim=0)
-        best = torch.full_like(residual, float("inf"))
-        if not len(active):
-            yield Iterate(x, residual, converged)
         while len(active):
             product = self._apply(problem, p)
             curvature = (p * product).sum(dim=0)
-            self._check_curvature(curvature, p, problem)
+            if min(curvature.tolist()) <= 0:
+                raise self._negative_curvature(curvature / p.square().sum(dim=0), problem)
             alpha = square / curvature
-            r -= alpha * product
-            self._add(x, active, p * (alpha * scale[active]))
+            self._advance(x, active, p, alpha * scale)
+            r.addcmul_(product, alpha, value=-1)
             previous, square = square, r.square().sum(dim=0)
-            residual[active] = square.sqrt()
-            claimed = square.sqrt() <= self.tolerance
-            p *= square / previous
-            p += r
-            if claimed.any():
-                chosen = active[claimed]
-                true = b[:, chosen] / scale[chosen] - self._apply(problem, x[:, chosen]) / scale[chosen]
-                r[:, claimed] = p[:, claimed] = true
-                square[claimed] = true.square().sum(dim=0)
-                residual[chosen] = square[claimed].sqrt()
-                converged[chosen] = residual[chosen] <= self.tolerance
+            p.mul_(square / previous).add_(r)
+            residual[active] = relative = square.sqrt()
+            if min(relative.tolist()) > self.tolerance:
+                yield Iterate(x, residual, converged)
+                continue
+            # The recurrence says so; the true residual decides, and where it does not agree starts afresh.
+            claimed = relative <= self.tolerance
+            chosen = active[claimed]
+            true = (b[:, chosen] - self._apply(problem, x[:, chosen])) / norms[chosen]
+            r[:, claimed] = p[:, claimed] = true
+            square[claimed] = true.square().sum(dim=0)
+            residual[chosen] = true.norm(dim=0)
+            converged[chosen] = residual[chosen] <= self.tolerance
             yield Iterate(x, residual, converged)
-            if claimed.any():
-                self._check_progress(residual, best, active[claimed])
-                keep = ~converged[active]
-                active, r, p, square = active[keep], r[:, keep], p[:, keep], square[keep]
+            self._check_progress(residual[chosen], best[chosen])
+            best[chosen] = residual[chosen]
+            keep = ~converged[active]
+            active, scale, r, p, square = active[keep], scale[keep], r[:, keep], p[:, keep], square[keep]
 
     def _apply(self, problem: Problem, vectors: Tensor) -> Tensor:
-        return problem.operator @ vectors + problem.damping * vectors
+        return torch.add(problem.operator @ vectors, vectors, alpha=problem.damping)
 
-    def _add(self, x: Tensor, active: Tensor, step: Tensor) -> None:
+    def _advance(self, x: Tensor, active: Tensor, p: Tensor, alpha: Tensor) -> None:
         if len(active) == x.shape[1]:
-            x += step
+            x.addcmul_(p, alpha)
         else:
-            x[:, active] += step
+            x[:, active] += p * alpha
 
-    def _check_curvature(self, curvature: Tensor, p: Tensor, problem: Problem) -> None:
-        if (curvature <= 0).any():
-            quotients = curvature / p.square().sum(dim=0)
-            lowest = float(quotients.min())
-            raise Breakdown(
-                f"negative curvature: H + λI has a direction of curvature {lowest:.3g}, so it is not positive "
-                f"definite. Raise damping above {problem.damping - lowest:.3g} at least, or use scipy_minres"
-            )
+    def _negative_curvature(self, quotients: Tensor, problem: Problem) -> Breakdown:
+        lowest = float(quotients.min())
+        return Breakdown(
+            f"negative curvature: {lowest:.3g} in one direction, so H + λI is not positive definite. "
+            f"Raise damping above {problem.damping - lowest:.3g} at least, or use scipy_minres"
+        )
 
-    def _check_progress(self, residual: Tensor, best: Tensor, chosen: Tensor) -> None:
-        """`best` holds the residual at each column's last restart: another restart must have gained on it."""
-        stalled = (residual[chosen] > self.tolerance) & (residual[chosen] > 0.5 * best[chosen])
-        best[chosen] = torch.minimum(best[chosen], residual[chosen])
+    def _check_progress(self, residual: Tensor, at_last_restart: Tensor) -> None:
+        stalled = (residual > self.tolerance) & (residual > 0.5 * at_last_restart)
         if stalled.any():
-            worst = float(residual[chosen].max())
             raise Breakdown(
-                f"rounding stops the residual at {worst:.1e}, above the tolerance {self.tolerance:g}: raise "
-                "tolerance, raise damping or use float64"
+                f"rounding stops the residual at {float(residual[stalled].max()):.1e}, above the tolerance "
+                f"{self.tolerance:g}: raise tolerance, raise damping or use float64"
             )

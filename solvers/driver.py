@@ -62,9 +62,10 @@ def solve(
 ) -> Solution:
     """Solve (H + λI) X = B with `solver`, and say how it went.
 
-    `columns` chooses right-hand sides; budgets end the run after the step that reaches them; `on_record` is told of
-    each recorded iterate. Steps that are recorded lie on a geometric grid, errors are evaluated with the clock
-    stopped, and the residual is recomputed at the end. An exception in the solver gives a FAILED solution.
+    `columns` chooses right-hand sides; budgets end the run after the step that reaches them; `on_record` is
+    told of each recorded iterate. Steps that are recorded lie on a geometric grid, errors are evaluated
+    with the clock stopped, and the residual is recomputed at the end. An exception in the solver gives a
+    FAILED solution.
     """
     budget = Budget(max_steps, max_work, max_seconds)
     b = problem.columns(columns)
@@ -96,17 +97,21 @@ class _Meter:
         self._work = problem.operator.work
         self._device = problem.operator.device
         self.seconds = 0.0
-        self.work = 0.0
+        self._passes = 0
+
+    @property
+    def work(self) -> float:
+        return self._work.equivalents(self._passes)
 
     def __enter__(self) -> None:
         self._synchronise()
-        self._work_before = self._work.total
+        self._passes_before = self._work.passes
         self._began = time.perf_counter()
 
     def __exit__(self, *_: object) -> None:
         self._synchronise()
         self.seconds += time.perf_counter() - self._began
-        self.work += self._work.total - self._work_before
+        self._passes += self._work.passes - self._passes_before
 
     def _synchronise(self) -> None:
         if self._device.type == "cuda":
@@ -133,7 +138,9 @@ class _Run:
     def __post_init__(self) -> None:
         self.setup = _Meter(self.problem)
         self.meter = _Meter(self.problem)
-        self.limit = self.b.norm(dim=0) / self.problem.damping
+        norms = self.b.norm(dim=0)
+        # λ/‖b‖; 0 for a column b = 0, which has no size to compare with.
+        self.inverse_limit = [self.problem.damping / norm if norm > 0 else 0.0 for norm in norms.tolist()]
         # Ground truth is computed before any clock runs.
         _ = self.problem.reference
 
@@ -162,14 +169,14 @@ class _Run:
             self._check_shape(iterate)
             self.last = iterate
             self.steps += 1
-            converged = iterate.converged is not None and bool(iterate.converged.all())
             spent = self.budget.spent(self.steps, self.meter.work, self.meter.seconds)
-            if self.steps >= next_record or converged or spent:
+            if self.steps >= next_record or spent:
                 self._record(iterate)
                 recorded = self.steps
                 next_record = max(self.steps + 1, math.floor(self.steps * RECORD_GROWTH))
-            if converged:
-                break
+                # A solver ends by itself when it has converged; one that does not is stopped at a record.
+                if _all_converged(iterate):
+                    break
             if spent and self.status is None:
                 self.end(Status.BUDGET_SPENT, spent)
         if self.last is None:
@@ -183,10 +190,10 @@ class _Run:
     def solution(self) -> Solution:
         """The answer with its certificate: the residual of one more product, apart from work and seconds."""
         x = None if self.last is None else self.last.x.detach()
-        finite = x is not None and bool(torch.isfinite(x).all())
-        residual = self.problem.residual(x, self.b) if x is not None and finite else None
-        if residual is not None and self.status in (None, Status.BUDGET_SPENT):
-            self._judge(x, residual)
+        judged = x if x is not None and torch.isfinite(x).all() else None
+        residual = None if judged is None else self.problem.residual(judged, self.b)
+        if judged is not None and residual is not None and self.status in (None, Status.BUDGET_SPENT):
+            self._judge(judged, residual)
         assert self.status is not None
         return Solution(
             x=x,
@@ -199,8 +206,8 @@ class _Run:
             setup_seconds=self.setup.seconds,
             solve_seconds=self.meter.seconds,
             residual=residual,
-            error=self.problem.error(x, self.columns) if finite else None,
-            energy_error=self.problem.energy_error(x, self.columns) if finite else None,
+            error=None if judged is None else self.problem.error(judged, self.columns),
+            energy_error=None if judged is None else self.problem.energy_error(judged, self.columns),
             diagnostics=dict(self.last.diagnostics) if self.last else {},
             traceback=self.traceback,
         )
@@ -208,8 +215,8 @@ class _Run:
     def _judge(self, x: Tensor, residual: Tensor) -> None:
         tolerance = self.solver.promised_tolerance
         worst = float(residual.max())
-        factor = self._beyond(x, WORSE_THAN_NOTHING)
-        if factor:
+        factor = self._times_limit(x)
+        if self.problem.operator.is_psd and factor > WORSE_THAN_NOTHING:
             self._diverged(f"‖x‖ ended at {factor:.3g} times ‖b‖/λ, which no solution exceeds")
         elif tolerance is not None and worst <= tolerance:
             self.end(Status.CONVERGED, f"residual {worst:.1e} ≤ tolerance {tolerance:g}")
@@ -218,17 +225,17 @@ class _Run:
                 self.reason += f" at residual {worst:.1e}, above the tolerance {tolerance:g}"
         elif tolerance is None:
             self.end(Status.FINISHED, f"no tolerance promised; residual {worst:.1e}")
-        elif self.last is not None and self.last.converged is not None and bool(self.last.converged.all()):
+        elif self.last is not None and _all_converged(self.last):
             self.end(
                 Status.BREAKDOWN,
-                f"the solver's own residual is within the tolerance {tolerance:g}, the recomputed one is {worst:.1e}: "
-                "raise tolerance or use float64",
+                f"the solver's own residual is within the tolerance {tolerance:g}, the recomputed one is "
+                f"{worst:.1e}: raise tolerance or use float64",
             )
         else:
             self.end(
                 Status.BUDGET_SPENT,
-                f"the solver's own limit of {self.steps} steps ended it at residual {worst:.1e}, above the tolerance "
-                f"{tolerance:g}",
+                f"the solver's own limit of {self.steps} steps ended it at residual {worst:.1e}, above the "
+                f"tolerance {tolerance:g}",
             )
 
     def _record(self, iterate: Iterate) -> None:
@@ -243,19 +250,17 @@ class _Run:
         self.history.append(record)
         if self.on_record:
             self.on_record(record)
-        factor = self._beyond(iterate.x, RUNAWAY)
-        if not torch.isfinite(iterate.x).all():
+        factor = self._times_limit(iterate.x)
+        if not math.isfinite(factor):
             self._diverged(f"x held NaN or inf at step {self.steps}")
-        elif factor:
+        elif self.problem.operator.is_psd and factor > RUNAWAY:
             self._diverged(f"‖x‖ reached {factor:.3g} times ‖b‖/λ at step {self.steps}")
 
-    def _beyond(self, x: Tensor, times: float) -> float | None:
-        """By which factor the worst column lies outside the ball ‖x‖ ≤ ‖b‖/λ, if that is more than `times`."""
-        norms = x.norm(dim=0)
-        outside = norms > times * self.limit
-        if not self.problem.operator.is_psd or not outside.any():
-            return None
-        return float((norms[outside] / self.limit[outside]).max())
+    def _times_limit(self, x: Tensor) -> float:
+        """How many times ‖b‖/λ the longest column of x is; NaN or inf where x is not finite."""
+        return _largest(
+            [norm * scale for norm, scale in zip(x.norm(dim=0).tolist(), self.inverse_limit, strict=True)]
+        )
 
     def _diverged(self, what: str) -> None:
         self.end(Status.DIVERGED, f"{what}: {self.solver.remedy}")
@@ -268,5 +273,14 @@ class _Run:
             )
 
 
+def _all_converged(iterate: Iterate) -> bool:
+    return iterate.converged is not None and all(iterate.converged.tolist())
+
+
 def _worst(values: Tensor | None) -> float | None:
-    return None if values is None else float(values.max())
+    return None if values is None else _largest(values.tolist())
+
+
+def _largest(values: list[float]) -> float:
+    """The largest, or NaN where one is NaN. Plain numbers: a tensor operation on k of them costs more."""
+    return math.nan if any(map(math.isnan, values)) else max(values)

@@ -30,7 +30,9 @@ class Exact(Solver):
     def skip(self, problem: Problem) -> str | None:
         needed = 16 * problem.size**2 / GIB
         if needed > self.memory_gib:
-            return f"H and its factor take {needed:.1f} GiB at p = {problem.size}; memory_gib is {self.memory_gib:g}"
+            return (
+                f"H and a factor take {needed:.1f} GiB (p = {problem.size}), memory_gib={self.memory_gib:g}"
+            )
         return None
 
     def prepare(self, problem: Problem, generator: torch.Generator) -> State:

@@ -38,7 +38,9 @@ class LiSSA(Solver):
     def __post_init__(self) -> None:
         check_positive(step_size=self.step_size, num_steps=self.num_steps)
         if self.batch_size != "full" and self.batch_size < 1:
-            raise ValueError(f'batch_size is {self.batch_size}; it must be at least 1, or "full" for all examples')
+            raise ValueError(
+                f'batch_size is {self.batch_size}; it must be at least 1, or "full" for all examples'
+            )
         if self.start not in ("rhs", "zero"):
             raise ValueError(f'start is {self.start!r}; it must be "rhs" or "zero"')
 

@@ -42,9 +42,9 @@ class SciPyCG(Solver):
 class SciPyMINRES(Solver):
     """`scipy.sparse.linalg.minres` (Paige & Saunders 1975), column by column; a step is one product.
 
-    Converges for every non-singular symmetric H + λI, indefinite ones included; for definite ones its residual falls
-    at CG's rate. SciPy's own `rtol` bounds ‖r‖/(‖A‖‖x‖), so it is lowered until the true residual is
-    within `tolerance`.
+    Converges for every non-singular symmetric H + λI, indefinite ones included; for definite ones its
+    residual falls at CG's rate. SciPy's own `rtol` bounds ‖r‖/(‖A‖‖x‖), so it is lowered until the true
+    residual is within `tolerance`.
     """
 
     tolerance: float = 1e-6
@@ -91,12 +91,18 @@ def _solve(
         v = torch.from_numpy(vector.ravel()).to(rhs)
         return (problem.operator @ v + problem.damping * v).cpu().numpy()
 
-    target = rhs.cpu().numpy()
+    # Of norm 1, since SciPy's inner products underflow on small right-hand sides.
+    scale = float(rhs.norm())
+    target = (rhs / scale).cpu().numpy()
     matrix = scipy.sparse.linalg.LinearOperator((len(target), len(target)), matvec=matvec, dtype=target.dtype)
     estimate, rtol = None, tolerance
+
+    def report(estimate: np.ndarray) -> None:
+        callback(scale * estimate)
+
     while True:
-        estimate, _ = routine(matrix, target, x0=estimate, rtol=rtol, callback=callback, **settings)
-        residual = np.linalg.norm(target - matvec(estimate)) / np.linalg.norm(target)
+        estimate, _ = routine(matrix, target, x0=estimate, rtol=rtol, callback=report, **settings)
+        residual = float(np.linalg.norm(target - matvec(estimate)))
         if residual <= tolerance:
             return
         if rtol < np.finfo(target.dtype).eps:

@@ -26,8 +26,8 @@ class Status(StrEnum):
 class Record:
     """One recorded iterate: cost since the solve began, set-up apart, and accuracy of the worst column.
 
-    `residual` is the recurrence's own, `error` and `energy_error` are relative and against the reference; None where
-    there is none.
+    `residual` is the recurrence's own, `error` and `energy_error` are relative and against the reference;
+    None where there is none.
     """
 
     step: int

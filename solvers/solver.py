@@ -66,7 +66,8 @@ class Solver(ABC):
     ) -> Iterator[Iterate]:
         """Better and better answers for the right-hand sides `b` (p, k); a direct solver yields one.
 
-        All columns share each product. Raises Breakdown where the method cannot go on.
+        All columns share each product; ends when every column has converged. Raises Breakdown where the
+        method cannot go on.
         """
 
     @classmethod

@@ -30,8 +30,8 @@ def second_moment_step(
 def mean_square_threshold(per_example: Tensor, damping: float, batch_size: int) -> float:
     """The step size η* below which LiSSA's error covariance contracts, and only below it; exact.
 
-    η* = 1/ρ(L⁻¹Q) with L(W) = (H + λ)W + W(H + λ) and Q(W) = E[(H̃ + λ) W (H̃ + λ)]. It is a statement about the second
-    moment, not about single paths. For small p: costs a few dozen maps of n·p³ flops each.
+    η* = 1/ρ(L⁻¹Q) with L(W) = (H + λ)W + W(H + λ) and Q(W) = E[(H̃ + λ) W (H̃ + λ)]. It is a statement
+    about the second moment, not about single paths. For small p: costs a few dozen maps of n·p³ flops each.
     """
     mean = per_example.mean(dim=0)
     eigenvalues, basis = torch.linalg.eigh(mean)

@@ -9,6 +9,7 @@ from sklearn.datasets import load_digits
 from torch import Tensor
 
 TRAINING_SIZE = 1437
+TEST_SIZE = 360
 
 
 @dataclass(frozen=True)
@@ -21,16 +22,20 @@ class Split:
     test_targets: Tensor
 
     def queries(self, count: int) -> tuple[Tensor, Tensor]:
-        """The first `count` test examples; ValueError where there are fewer."""
-        if not 1 <= count <= len(self.test_targets):
-            raise ValueError(f"num_queries is {count}; it must be from 1 to {len(self.test_targets)}")
+        """The first `count` test examples."""
         return self.test_inputs[:count], self.test_targets[:count]
 
 
-def digits(training_size: int = TRAINING_SIZE) -> Split:
-    """The digits, split once and for all by a fixed permutation; the first `training_size` are for training."""
+def check_sizes(training_size: int, num_queries: int) -> None:
+    """Raise ValueError where the digits are fewer than asked for."""
     if not 1 <= training_size <= TRAINING_SIZE:
         raise ValueError(f"training_size is {training_size}; it must be from 1 to {TRAINING_SIZE}")
+    if not 1 <= num_queries <= TEST_SIZE:
+        raise ValueError(f"num_queries is {num_queries}; it must be from 1 to {TEST_SIZE}")
+
+
+def digits(training_size: int = TRAINING_SIZE) -> Split:
+    """The digits, split once and for all by a fixed permutation, with `training_size` for training."""
     pixels, classes = load_digits(return_X_y=True)
     inputs = torch.from_numpy(pixels) / 16
     targets = torch.from_numpy(classes).long()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import torch
@@ -14,7 +15,7 @@ def mlp(widths: Sequence[int], generator: torch.Generator) -> nn.Sequential:
     tanh, because the curvature of a smooth network is smooth too; weights from N(0, 1/inputs), biases 0.
     """
     layers: list[nn.Module] = []
-    for fan_in, fan_out in zip(widths, widths[1:], strict=False):
+    for fan_in, fan_out in itertools.pairwise(widths):
         linear = nn.Linear(fan_in, fan_out, dtype=torch.float64)
         with torch.no_grad():
             linear.weight.normal_(std=fan_in**-0.5, generator=generator)

@@ -21,21 +21,19 @@ class CurvatureOperator(ABC):
     unit: Literal["example", "token"] = "example"
 
     def __init__(
-        self, size: int, num_examples: int, dtype: torch.dtype, device: torch.device, work: Work, share: float
+        self, size: int, num_examples: int, dtype: torch.dtype, device: torch.device, work: Work
     ) -> None:
-        """`share` is the part of the whole data set that one product visits: 1, or m/n for a subset."""
         self.shape = (size, size)
         self.num_examples = num_examples
         self.dtype = dtype
         self.device = device
         self.work = work
-        self.share = share
 
     def __matmul__(self, vectors: Tensor) -> Tensor:
         """H V for V of shape (p,) or (p, k); ValueError where shape, dtype or device differ from H's."""
         self._check(vectors)
         columns = vectors if vectors.ndim == 2 else vectors[:, None]
-        self.work.count_product(columns.shape[1], self.share)
+        self.work.count_product(columns.shape[1], self.num_examples)
         product = self._product(columns)
         return product if vectors.ndim == 2 else product[:, 0]
 
@@ -51,7 +49,7 @@ class CurvatureOperator(ABC):
 
     def dense(self) -> Tensor:
         """H as a (p, p) tensor, counted as a product with p columns."""
-        self.work.count_product(self.shape[0], self.share)
+        self.work.count_product(self.shape[0], self.num_examples)
         return self._dense()
 
     @property

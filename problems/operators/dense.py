@@ -20,7 +20,7 @@ class DenseOperator(CurvatureOperator):
 
     def __init__(self, per_example: Tensor) -> None:
         _check(per_example)
-        self._build(per_example, Work(), share=1.0)
+        self._build(per_example, Work(len(per_example)))
 
     @classmethod
     def from_matrix(cls, matrix: Tensor) -> DenseOperator:
@@ -39,22 +39,20 @@ class DenseOperator(CurvatureOperator):
         return bool(eigenvalues[0] >= -tolerance * eigenvalues.abs().amax())
 
     def subset(self, indices: Tensor) -> DenseOperator:
-        return self._derived(
-            self.per_example[indices.to(self.device)], self.share * len(indices) / self.num_examples
-        )
+        return self._derived(self.per_example[indices.to(self.device)])
 
     def to(self, dtype: torch.dtype) -> DenseOperator:
-        return self._derived(self.per_example.to(dtype), self.share)
+        return self._derived(self.per_example.to(dtype))
 
-    def _derived(self, per_example: Tensor, share: float) -> DenseOperator:
+    def _derived(self, per_example: Tensor) -> DenseOperator:
         # Past the checks of __init__, which would cost more than a mini-batch's product.
         operator = DenseOperator.__new__(DenseOperator)
-        operator._build(per_example, self.work, share)
+        operator._build(per_example, self.work)
         return operator
 
-    def _build(self, per_example: Tensor, work: Work, share: float) -> None:
+    def _build(self, per_example: Tensor, work: Work) -> None:
         num_examples, size, _ = per_example.shape
-        super().__init__(size, num_examples, per_example.dtype, per_example.device, work, share)
+        super().__init__(size, num_examples, per_example.dtype, per_example.device, work)
         self.per_example = per_example
         self.matrix = per_example.mean(dim=0)
 

@@ -29,11 +29,10 @@ class GaussNewton(CurvatureOperator):
         indices: Tensor | None = None,
         pass_size: int = 512,
         work: Work | None = None,
-        share: float = 1.0,
     ) -> None:
         self.indices = torch.arange(len(examples)) if indices is None else indices
         size, count = function.num_parameters, len(self.indices)
-        super().__init__(size, count, function.dtype, function.device, work or Work(), share)
+        super().__init__(size, count, function.dtype, function.device, work or Work(len(examples)))
         self.function = function
         self.loss = loss
         self.examples = examples
@@ -44,9 +43,7 @@ class GaussNewton(CurvatureOperator):
         return True
 
     def subset(self, indices: Tensor) -> GaussNewton:
-        return self._derived(
-            indices=self.indices[indices], share=self.share * len(indices) / self.num_examples
-        )
+        return self._derived(indices=self.indices[indices])
 
     def to(self, dtype: torch.dtype) -> GaussNewton:
         return self._derived(function=self.function.to(dtype), examples=self.examples.to(dtype))
@@ -57,7 +54,6 @@ class GaussNewton(CurvatureOperator):
         function: ModelFunction | None = None,
         examples: Examples | None = None,
         indices: Tensor | None = None,
-        share: float | None = None,
     ) -> GaussNewton:
         return GaussNewton(
             function or self.function,
@@ -66,7 +62,6 @@ class GaussNewton(CurvatureOperator):
             indices=self.indices if indices is None else indices,
             pass_size=self.pass_size,
             work=self.work,
-            share=self.share if share is None else share,
         )
 
     def _product(self, columns: Tensor) -> Tensor:
@@ -85,7 +80,7 @@ class GaussNewton(CurvatureOperator):
         def pushforward(tangent: dict[str, Tensor]) -> Tensor:
             return jvp(network, (self.function.parameters,), (tangent,))[1]
 
-        outputs, pullback = vjp(network, self.function.parameters)
+        outputs, pullback = vjp(network, self.function.parameters)  # type: ignore[misc]  # no aux here
         output_tangents = vmap(pushforward)(tangents)
         curved = vmap(lambda tangent: self.loss.hessian_product(outputs, tangent))(output_tangents)
         return self.function.flatten(vmap(pullback)(curved)[0])

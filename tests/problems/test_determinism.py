@@ -114,12 +114,14 @@ def test_losses_that_are_not_supported_are_refused(loss: object) -> None:
 def test_a_summed_loss_is_refused() -> None:
     with pytest.raises(ValueError, match="reduction='sum'"):
         from_model(
-            nn.Linear(4, 3), nn.CrossEntropyLoss(reduction="sum"), (INPUTS, TARGETS), (INPUTS, TARGETS), damping=0.1
+            nn.Linear(4, 3), nn.CrossEntropyLoss(reduction="sum"), (INPUTS, TARGETS), (INPUTS, TARGETS),
+            damping=0.1
         )  # fmt: skip
 
 
 def test_a_filter_that_selects_nothing_is_refused() -> None:
     with pytest.raises(ValueError, match=r"'attention' selects nothing.*weight, bias"):
         from_model(
-            nn.Linear(4, 3), "cross_entropy", (INPUTS, TARGETS), (INPUTS, TARGETS), damping=0.1, parameters="attention"
+            nn.Linear(4, 3), "cross_entropy", (INPUTS, TARGETS), (INPUTS, TARGETS), damping=0.1,
+            parameters="attention"
         )  # fmt: skip

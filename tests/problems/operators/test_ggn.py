@@ -52,7 +52,7 @@ def make_data(loss: str) -> tuple[Tensor, Tensor]:
 def make_operator(kind: str, loss: str, pass_size: int = 512, selected: str | None = None) -> GaussNewton:
     model = make_model(kind)
     function = ModelFunction(model, selected)
-    examples = Examples(make_data(loss), function.dtype, function.device)
+    examples = Examples(make_data(loss), function.device, function.dtype)
     return GaussNewton(function, as_loss(loss), examples, pass_size=pass_size)
 
 
@@ -142,7 +142,7 @@ def test_other_dtype_is_the_same_matrix_and_leaves_the_model_alone() -> None:
     model = make_model("mlp").float()
     function = ModelFunction(model)
     operator = GaussNewton(
-        function, as_loss("mse"), Examples(make_data("mse"), function.dtype, function.device)
+        function, as_loss("mse"), Examples(make_data("mse"), function.device, function.dtype)
     )
     double = operator.to(torch.float64)
     assert double.dtype == torch.float64
@@ -166,6 +166,6 @@ def test_reads_datasets_and_loaders_as_it_reads_tensors() -> None:
     function = ModelFunction(make_model("mlp"))
     expected = make_operator("mlp", "cross_entropy").dense()
     for data in (dataset, torch.utils.data.DataLoader(dataset, batch_size=4)):
-        examples = Examples(data, function.dtype, function.device)
+        examples = Examples(data, function.device, function.dtype)
         operator = GaussNewton(function, as_loss(nn.CrossEntropyLoss()), examples)
         torch.testing.assert_close(operator.dense(), expected, rtol=1e-12, atol=1e-14)

@@ -1,0 +1,36 @@
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+
+.PHONY: help quickstart test slow lint benchmark clean
+
+help:
+	@echo "make quickstart   install into .venv and compare all solvers on small real problems (about a minute)"
+	@echo "make test         the tests; make slow adds the long ones"
+	@echo "make lint         ruff and mypy"
+	@echo "make benchmark    the pytest-benchmark suite; results are kept in .benchmarks for --benchmark-compare"
+
+$(INSTALLED): pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+quickstart: $(INSTALLED)
+	$(BIN)/ihvp-bench run quickstart
+
+test: $(INSTALLED)
+	$(BIN)/python -m pytest
+
+slow: $(INSTALLED)
+	$(BIN)/python -m pytest -m "slow or not slow"
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+benchmark: $(INSTALLED)
+	$(BIN)/python -m pytest bench/suite --benchmark-autosave
+
+clean:
+	rm -rf .venv results .benchmarks build *.egg-info

@@ -1,0 +1,98 @@
+"""What `solve()` costs around CG: what it adds to the time of the same iteration in a bare loop."""
+
+from __future__ import annotations
+
+import statistics
+import time
+
+import pytest
+import torch
+from pytest_benchmark.fixture import BenchmarkFixture
+from torch import Tensor, nn
+
+import solvers
+from problems import GaussNewton, Problem, from_model
+
+STEPS = 100
+ROUNDS = 9
+
+
+class Timed(GaussNewton):
+    """The Gauss–Newton operator, with the seconds its products take: they are the same on both sides."""
+
+    seconds = 0.0
+
+    def _product(self, columns: Tensor) -> Tensor:
+        began = time.perf_counter()
+        product = super()._product(columns)
+        self.seconds += time.perf_counter() - began
+        return product
+
+
+@pytest.fixture(scope="module")
+def problem() -> Problem:
+    """A network of p ≈ 10⁵ parameters whose product over all data takes ≥ 5 ms."""
+    generator = torch.Generator().manual_seed(0)
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(784, 126), nn.Tanh(), nn.Linear(126, 10)).eval()
+    inputs = torch.randn(512, 784, generator=generator)
+    targets = torch.randint(10, (512,), generator=generator)
+    problem = from_model(model, "cross_entropy", (inputs, targets), (inputs[:1], targets[:1]), damping=0.01)
+    assert problem.task is not None
+    operator = Timed(problem.task.function, problem.task.loss, problem.task.training)
+    return Problem("overhead", operator, problem.damping, problem.rhs)
+
+
+def _bare_loop(problem: Problem, b: Tensor) -> Tensor:
+    """CG as a textbook has it, for one column: nothing but the recurrence."""
+    x = torch.zeros_like(b)
+    r = b.clone()
+    p = r.clone()
+    square = r.square().sum()
+    for _ in range(STEPS):
+        product = problem.operator @ p + problem.damping * p
+        alpha = square / (p * product).sum()
+        x += alpha * p
+        r -= alpha * product
+        previous, square = square, r.square().sum()
+        p = r + (square / previous) * p
+    return x
+
+
+def bench_overhead_of_solve_around_cg(benchmark: BenchmarkFixture, problem: Problem) -> None:
+    """`overhead`: seconds of `solve` beyond the bare loop's, products apart, over the bare loop's.
+
+    Rounds alternate between both; the median counts. The final certificate of `solve`, a product and
+    a few vector operations at the end, is measured in the same round and left out.
+    """
+    b = problem.columns()
+    solver = solvers.load("cg", tolerance=1e-30)
+    operator = problem.operator
+    assert isinstance(operator, Timed)
+    overheads, products = [], []
+
+    def both() -> None:
+        operator.seconds = 0.0
+        began = time.perf_counter()
+        expected = _bare_loop(problem, b)
+        bare = time.perf_counter() - began
+        bare_outside = bare - operator.seconds
+        products.append(operator.seconds / STEPS)
+
+        operator.seconds = 0.0
+        began = time.perf_counter()
+        problem.residual(expected, b)
+        certificate_outside = time.perf_counter() - began - operator.seconds
+
+        operator.seconds = 0.0
+        began = time.perf_counter()
+        solution = solvers.solve(problem, solver, max_steps=STEPS)
+        outside = time.perf_counter() - began - operator.seconds - certificate_outside
+        overheads.append((outside - bare_outside) / bare)
+        assert solution.steps == STEPS
+        torch.testing.assert_close(solution.x, expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max()))
+
+    benchmark.pedantic(both, rounds=ROUNDS, warmup_rounds=1)
+    overhead, product = statistics.median(overheads), statistics.median(products)
+    benchmark.extra_info.update(p=problem.size, product_milliseconds=1e3 * product, overhead=overhead)
+    print(f"\np = {problem.size}, product {1e3 * product:.1f} ms, overhead {overhead:+.2%}")

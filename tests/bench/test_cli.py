@@ -1,0 +1,145 @@
+"""The command line as a person uses it: in a process of its own where that matters, else in ours."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+import bench.cli
+from bench.store import Store
+
+REPOSITORY = Path(__file__).parents[2]
+QUADRATIC = "quadratic:dimension=4,num_examples=6"
+
+
+def invoke(*arguments: str, monkeypatch: pytest.MonkeyPatch) -> int:
+    """`ihvp-bench ARGUMENTS` through main(), which turns errors into one line."""
+    monkeypatch.setattr(sys, "argv", ["ihvp-bench", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        bench.cli.main()
+    return int(ended.value.code or 0)
+
+
+def test_run_writes_where_it_says_and_report_rebuilds_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    arguments = [
+        "run",
+        "-p",
+        QUADRATIC,
+        "-s",
+        "cg:tolerance=1e-8",
+        "-s",
+        "exact",
+        "--seeds",
+        "1",
+        "--out",
+        str(out),
+    ]
+    assert invoke(*arguments, monkeypatch=monkeypatch) == 0
+    output = capsys.readouterr().out
+    assert f"Report: {out}/report/index.html" in output
+    assert "converged" in output
+    cells, _ = Store(out).read()
+    assert list(cells["solver"]) == ["cg(tolerance=1e-08)", "exact"]
+    assert invoke("report", str(out), monkeypatch=monkeypatch) == 0
+
+
+def test_dtype_is_passed_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = tmp_path / "run"
+    arguments = [
+        "run",
+        "-p",
+        QUADRATIC,
+        "-s",
+        "exact",
+        "--seeds",
+        "1",
+        "--dtype",
+        "float32",
+        "--out",
+        str(out),
+    ]
+    assert invoke(*arguments, monkeypatch=monkeypatch) == 0
+    assert list(Store(out).read()[0]["dtype"]) == ["float32"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run", "quickstrat"], "did you mean 'quickstart'"),
+        (["run", "-s", "lisa"], "no solver 'lisa'; did you mean 'lissa'"),
+        (["run", "-s", "cg:tolerence=1"], "did you mean 'tolerance'"),
+        (["run", "-s", "lissa:step_size=0.1,num_steps=5,batch_size=0"], "batch_size is 0"),
+        (["run", "-p", "quadratik"], "did you mean 'quadratic'"),
+        (["run", "-p", "quadratic:dimension=0"], "dimension is 0"),
+        (["run", "-p", "quadratic:damping=-1", "-s", "cg"], "damping is -1"),
+        (["run", "--dtype", "float16"], "dtype: .*given: 'float16'"),
+        (["run", "--device", "abacus"], "device is 'abacus'"),
+        (["run", "--resume"], "name it with --out"),
+        (["report", "nowhere"], "nowhere holds no run"),
+    ],
+)
+def test_bad_input_is_one_line_and_nothing_is_written(
+    arguments: list[str],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert invoke(*arguments, monkeypatch=monkeypatch) == 2
+    error = capsys.readouterr().err.strip()
+    assert re.search(message, error), error
+    assert "Traceback" not in error
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_list_names_everything_with_its_settings() -> None:
+    runner = CliRunner()
+    solvers = json.loads(runner.invoke(bench.cli.app, ["list", "solvers", "--json"]).output)
+    assert {"name": "cg", "settings": {"tolerance": 1e-6}}.items() <= {
+        key: value for row in solvers if row["name"] == "cg" for key, value in row.items()
+    }.items()
+    assert all(row["summary"].endswith(".") or row["summary"] for row in solvers)
+    problems = json.loads(runner.invoke(bench.cli.app, ["list", "problems", "--json"]).output)
+    assert {row["name"] for row in problems} >= {"quadratic", "softmax_regression", "image_classifier"}
+    experiments = runner.invoke(bench.cli.app, ["list", "experiments"]).output
+    assert "quickstart" in experiments
+
+
+def test_from_a_checkout_without_installing_and_ctrl_c(tmp_path: Path) -> None:
+    """`python -m bench`, interrupted in the middle: exit 130, the finished cells kept, the report built."""
+    out = tmp_path / "run"
+    command = [
+        sys.executable, "-m", "bench", "run", "-p", QUADRATIC, "--seeds", "1", "--out", str(out),
+        "-s", "exact", "-s", "lissa:step_size=1e-6,num_steps=100000000",
+    ]  # fmt: skip
+    process = subprocess.Popen(
+        command, cwd=REPOSITORY, env=os.environ | {"PYTHONPATH": ""}, stdout=subprocess.DEVNULL
+    )
+    try:
+        deadline = time.monotonic() + 120
+        while not (out / "cells" / "0000.parquet").exists():
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        time.sleep(0.3)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=120) == 130
+    finally:
+        process.kill()
+    cells, _ = Store(out).read()
+    assert list(cells["solver"]) == ["exact"]
+    assert Store(out).read_run()["interrupted"] is True
+    assert (out / "report" / "index.html").exists()

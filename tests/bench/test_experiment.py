@@ -1,0 +1,122 @@
+from pathlib import Path
+
+import pytest
+import torch
+
+from bench.experiment import Experiment, available, load_experiment, plan
+from bench.specification import parse
+
+SMALL = {"problems": [{"name": "quadratic"}], "solvers": [{"name": "cg"}]}
+
+
+def test_every_named_experiment_can_be_planned() -> None:
+    for name, experiment in available().items():
+        assert plan(experiment).cells, name
+
+
+def test_quickstart_covers_what_it_promises() -> None:
+    planned = plan(load_experiment("quickstart"))
+    assert len({cell.solver.name for cell in planned.cells}) >= 5
+    assert len(planned.families) >= 3
+    for cell in planned.cells:
+        if cell.solver.name in ("cg", "scipy_minres"):
+            assert cell.solver.promised_tolerance == 1e-10
+
+
+def test_quickstarts_step_sizes_follow_from_the_spectra_it_names() -> None:
+    """The paper's rule: η = 1/(λ_max + λ), ηλT = 2.25, b = Tr(H)/(λ_max + λ)."""
+    planned = plan(load_experiment("quickstart"))
+    for label, family in planned.families.items():
+        problem = family.build(device=torch.device("cpu"), dtype=torch.float64, seed=0)
+        assert problem.eigenvalues is not None
+        largest = float(problem.eigenvalues[-1]) + problem.damping
+        (rule,) = {
+            cell.solver
+            for cell in planned.cells
+            if (cell.problem, cell.solver_label) == (label, "lissa, paper's rule")
+        }
+        assert rule.step_size == pytest.approx(1 / largest, rel=0.02)  # type: ignore[attr-defined]
+        steps = rule.step_size * problem.damping * rule.num_steps  # type: ignore[attr-defined]
+        assert steps == pytest.approx(2.25, rel=0.02)
+        trace = float(problem.eigenvalues.sum())
+        assert abs(rule.batch_size - trace / largest) <= 1  # type: ignore[attr-defined]
+
+
+def test_seeds_come_outermost_and_solvers_innermost() -> None:
+    experiment = Experiment.model_validate(
+        {
+            "problems": [{"name": "quadratic"}, {"name": "softmax_regression"}],
+            "solvers": [{"name": "cg"}, {"name": "exact", "only_on": ["quadratic"]}],
+            "seeds": [0, 1],
+        }
+    )
+    order = [(cell.seed, cell.problem, cell.solver_label) for cell in plan(experiment).cells]
+    once = [("quadratic", "cg"), ("quadratic", "exact"), ("softmax_regression", "cg")]
+    assert order == [(seed, *pair) for seed in (0, 1) for pair in once]
+    assert [cell.index for cell in plan(experiment).cells] == list(range(6))
+
+
+def test_specifications_replace_problems_and_solvers() -> None:
+    changed = load_experiment("quickstart").with_changes(
+        [parse("quadratic:dimension=3")], [parse("cg:tolerance=0.1")], seeds=(7,), device=None
+    )
+    (cell,) = plan(changed).cells
+    assert (cell.problem, cell.solver_label, cell.seed) == ("quadratic(dimension=3)", "cg(tolerance=0.1)", 7)
+    assert changed.target_error == load_experiment("quickstart").target_error
+
+
+def test_solvers_restricted_to_other_problems_drop_out() -> None:
+    changed = load_experiment("quickstart").with_changes([parse("image_classifier")], [])
+    assert {cell.problem for cell in plan(changed).cells} == {"image_classifier"}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"solvers": [{"name": "lisa"}]}, "no solver 'lisa'; did you mean 'lissa'"),
+        ({"problems": [{"name": "quadratics"}]}, "no problem 'quadratics'; did you mean 'quadratic'"),
+        ({"solvers": [{"name": "cg", "settings": {"tol": 1}}]}, "no setting 'tol'; did you mean 'tolerance'"),
+        ({"problems": [{"name": "quadratic", "parameters": {"damping": "x"}}]}, "damping is 'x'"),
+        ({"solvers": [{"name": "lissa", "settings": {"step_size": 1}}]}, "num_steps is missing"),
+        ({"solvers": [{"name": "cg"}, {"name": "cg"}]}, "solver cg is listed twice"),
+        ({"problems": [{"name": "quadratic"}, {"name": "quadratic"}]}, "problem quadratic is listed twice"),
+        ({"solvers": [{"name": "cg", "only_on": ["quadratik"]}]}, "only_on: there is no problem 'quadratik'"),
+        ({"solvers": [{"name": "cg", "only_on": ["image_classifier"]}]}, "Choose solvers with -s"),
+        ({"device": "quantum"}, "device is 'quantum'"),
+    ],
+)
+def test_wrong_names_and_settings_are_refused_before_any_work(change: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        plan(Experiment.model_validate(SMALL | change))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a CUDA device")
+def test_a_device_that_is_not_there_is_refused() -> None:
+    with pytest.raises(ValueError, match="sees no CUDA device; use 'cpu'"):
+        plan(Experiment.model_validate(SMALL | {"device": "cuda"}))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("problems = [", "is not valid TOML"),
+        ("problems = []\nsolvers = []", "problems: .*at least 1 item"),
+        ("seeds = [-1]", "seeds.0: .*greater than or equal to 0.*given: -1"),
+        ("dtype = 'float8'", "dtype: .*'float32' or 'float64'.*given: 'float8'"),
+        ("sead = 1", "sead: Extra inputs are not permitted"),
+        ("[budget]\nmax_seconds = 0", "budget.max_seconds: .*greater than 0"),
+        ("", "solvers: Field required"),
+    ],
+)
+def test_a_wrong_file_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=f"mine.toml.*{message}"):
+        load_experiment(str(path))
+
+
+def test_unknown_experiments_suggest_the_nearest(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no experiment 'quickstrat'; did you mean 'quickstart'"):
+        load_experiment("quickstrat")
+    with pytest.raises(ValueError, match="there is no file"):
+        load_experiment(str(tmp_path / "missing.toml"))

@@ -1,0 +1,36 @@
+import pytest
+
+from bench.specification import Specification, parse
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("cg", Specification("cg", {})),
+        ("cg:tolerance=1e-10", Specification("cg", {"tolerance": 1e-10})),
+        (
+            "lissa:step_size=0.1,num_steps=100,batch_size=full",
+            Specification("lissa", {"step_size": 0.1, "num_steps": 100, "batch_size": "full"}),
+        ),
+        (
+            "path/to/mine.py:flag=true,none=null",
+            Specification("path/to/mine.py", {"flag": True, "none": None}),
+        ),
+    ],
+)
+def test_reads(text: str, expected: Specification) -> None:
+    assert parse(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (":tolerance=1", "names nothing"),
+        ("cg:tolerance", "'tolerance' in 'cg:tolerance' is not param=value"),
+        ("cg:tolerance=", "not param=value"),
+        ("cg:tolerance=1,tolerance=2", "tolerance is set twice"),
+    ],
+)
+def test_refuses(text: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        parse(text)
