@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import matplotlib
+import numpy as np
 import pandas as pd
 import seaborn
 from matplotlib.axes import Axes
@@ -217,8 +218,8 @@ def _figure(
 def _legend_columns(lengths: list[int], width: float) -> int:
     """As many columns as fit in `width` inches, for labels of these lengths laid out column by column."""
     for columns in range(min(6, len(lengths)), 1, -1):
-        rows = math.ceil(len(lengths) / columns)
-        longest = [max(lengths[i : i + rows]) for i in range(0, len(lengths), rows)]
+        # As matplotlib fills them: the first columns take what does not divide evenly.
+        longest = [int(column.max()) for column in np.array_split(np.array(lengths), columns)]
         # A character is about 0.08 in wide at this size; a handle and the gaps take about 0.8 in.
         if sum(0.08 * length + 0.8 for length in longest) <= width:
             return columns

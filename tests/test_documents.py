@@ -27,7 +27,7 @@ def blocks(document: str, language: str) -> list[str]:
 
 @pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md"])
 def test_python_blocks_run(document: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In one namespace, in order, in an empty folder; a block that begins with `# name.py` becomes that file."""
+    """In one namespace, in order; a block that begins with `# name.py` becomes that file."""
     monkeypatch.chdir(tmp_path)
     namespace: dict = {}
     for block in blocks(document, "python"):
@@ -40,7 +40,7 @@ def test_python_blocks_run(document: str, tmp_path: Path, monkeypatch: pytest.Mo
 
 @pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md"])
 def test_commands_run(document: str, tmp_path: Path) -> None:
-    """Every `ihvp-bench` and `pytest` line; the `make` lines are what runs this test, `git` and `cd` fetch it."""
+    """Every `ihvp-bench` and `pytest` line; `make` is what runs this test."""
     for block in blocks(document, "python"):
         named = re.match(r"# (\w+\.py)\n", block)
         if named:
@@ -48,12 +48,20 @@ def test_commands_run(document: str, tmp_path: Path) -> None:
     lines = [line for block in blocks(document, "sh") for line in block.splitlines()]
     for line in lines:
         command = shlex.split(line, comments=True)
-        if command[0] in ("make", "git", "cd"):
+        if command[0] == "make":
             continue
         if command[0] == "ihvp-bench":
             program = [sys.executable, "-m", "bench"]
         elif command[0] == "pytest":
-            program = [sys.executable, "-m", "pytest", "--rootdir", str(ROOT), "-c", str(ROOT / "pyproject.toml")]
+            program = [
+                sys.executable,
+                "-m",
+                "pytest",
+                "--rootdir",
+                str(ROOT),
+                "-c",
+                str(ROOT / "pyproject.toml"),
+            ]
             command = [argument.replace("bench/suite", str(ROOT / "bench" / "suite")) for argument in command]
         else:
             pytest.fail(f"{document}: no way to run {line!r}")

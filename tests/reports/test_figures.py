@@ -1,8 +1,10 @@
 import math
 
 import pandas as pd
+import pytest
 
-from reports.figures import draw_figures, file_stems, with_final_points
+from reports.figures import _figure, _paper_style, draw_figures, file_stems, with_final_points
+from reports.panels import styles
 from reports.rows import clean_curves
 from reports.targets import history
 
@@ -50,3 +52,23 @@ def test_every_figure_is_drawn_as_png_and_pdf(tmp_path, monkeypatch, judged, com
     for stem in stems:
         assert (tmp_path / "figures" / f"{stem}.png").read_bytes().startswith(b"\x89PNG")
         assert (tmp_path / "figures" / f"{stem}.pdf").read_bytes().startswith(b"%PDF")
+
+
+QUICKSTART = [
+    "cg(tolerance=1e-10)", "exact", "identity", "lissa, by hand", "lissa, paper's rule", "neumann",
+    "scipy_cg(tolerance=1e-10)", "scipy_minres(tolerance=1e-10)",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "solvers", [QUICKSTART[:1], QUICKSTART[-3:], QUICKSTART, [*QUICKSTART[1:], "x" * 60]]
+)
+@pytest.mark.parametrize("width", [8.0, 8.5, 10.0])
+def test_the_legend_fits_into_the_figure(solvers, width):
+    with _paper_style():
+        figure = _figure(width, 3.4, styles(solvers), 0.01)
+        figure.canvas.draw()
+    (legend,) = figure.legends
+    extent = legend.get_window_extent()
+    assert extent.x0 >= 0
+    assert extent.x1 <= figure.bbox.x1
