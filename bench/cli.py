@@ -87,6 +87,10 @@ def run(
     if not completed:
         errors.print("Interrupted: the report holds the cells that were finished; go on with --resume.")
         raise typer.Exit(130)
+    failures = int((Store(directory).read()[0]["status"] == "failed").sum())
+    if failures:
+        errors.print(f"{failures} cells failed; the report says why.")
+        raise typer.Exit(1)
 
 
 @app.command()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -58,7 +59,7 @@ class BudgetEntry(_Strict):
 class Experiment(_Strict):
     """What is asked for; `cells()` lists the runs that answer it."""
 
-    name: str = "custom"
+    name: Annotated[str, Field(pattern=r"^[\w.-]+$")] = "custom"
     title: str = ""
     description: str = ""
     problems: Annotated[tuple[ProblemEntry, ...], Field(min_length=1)]
@@ -123,7 +124,8 @@ def plan(experiment: Experiment) -> Plan:
         if name in families:
             raise ValueError(f"the problem {name} is listed twice; remove one or change its parameters")
         families[name] = family
-    chosen = [(entry, _load(entry)) for entry in experiment.solvers]
+    known = {*problems.available(), *(entry.name for entry in experiment.problems)}
+    chosen = [(entry, _load(entry, known)) for entry in experiment.solvers]
     cells: list[PlannedCell] = []
     for seed in experiment.seeds:
         for problem, problem_entry in zip(families, experiment.problems, strict=True):
@@ -132,9 +134,7 @@ def plan(experiment: Experiment) -> Plan:
                 if solver_entry.only_on is None or problem_entry.name in solver_entry.only_on:
                     name = solver_entry.label or str(solver)
                     if name in taken:
-                        raise ValueError(
-                            f"the solver {name} is listed twice; remove one or change its settings"
-                        )
+                        raise ValueError(f"the solver {name} is listed twice: remove one or label it")
                     taken.add(name)
                     cells.append(PlannedCell(len(cells), problem, name, solver, seed))
     if not cells:
@@ -151,7 +151,11 @@ def load_experiment(name_or_path: str) -> Experiment:
         path = Path(name_or_path)
         if not path.is_file():
             raise ValueError(f"there is no file {path}")
-        return _parse(path.read_text(), path.stem, str(path))
+        try:
+            text = path.read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{path} is not valid TOML: {error}") from None
+        return _parse(text, path.stem, str(path))
     known = available()
     if name_or_path not in known:
         raise ValueError(unknown("experiment", name_or_path, known))
@@ -187,19 +191,15 @@ def _parse(text: str, stem: str, where: str) -> Experiment:
         raise ValueError(f"{where}: {explain(error)}") from None
 
 
-def _load(entry: SolverEntry) -> Solver:
+def _load(entry: SolverEntry, known: set[str]) -> Solver:
     for name in entry.only_on or ():
-        if name not in problems.available():
-            raise ValueError(
-                f"solver {entry.name}: only_on: {unknown('problem', name, problems.available())}"
-            )
+        if name not in known:
+            raise ValueError(f"solver {entry.name}: only_on: {unknown('problem', name, known)}")
     return solvers.load(entry.name, **entry.settings)
 
 
 def _check_device(device: str) -> None:
-    try:
-        kind = torch.device(device).type
-    except RuntimeError:
-        raise ValueError(f"device is {device!r}; allowed are 'cpu', 'cuda' and 'cuda:N'") from None
-    if kind == "cuda" and not torch.cuda.is_available():
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", device):
+        raise ValueError(f"device is {device!r}; allowed are 'cpu', 'cuda' and 'cuda:N'")
+    if device != "cpu" and not torch.cuda.is_available():
         raise ValueError(f"device is {device!r}, but this machine's torch sees no CUDA device; use 'cpu'")

@@ -17,6 +17,7 @@ from bench.experiment import PlannedCell
 from bench.memory import PeakMemory
 from problems import Problem, ProblemFamily
 from solvers import Budget, Record, Solution, Status, solve
+from solvers.solution import worst
 
 NAN = float("nan")
 TIMING_REPEATS = 5
@@ -67,8 +68,8 @@ def measure(
 
 
 def failed(cell: PlannedCell, family: ProblemFamily, error: Exception) -> tuple[dict[str, Any], pd.DataFrame]:
-    """The row, and the empty curve, of a cell whose problem could not be built."""
-    reason = f"the problem could not be built: {type(error).__name__}: {error}"
+    """The row, and the empty curve, of a cell whose problem or solve raised `error`."""
+    reason = f"{type(error).__name__}: {error}"
     trace = "".join(traceback.format_exception(error))
     solution = Solution(None, Status.FAILED, reason, traceback=trace)
     key = {"problem": cell.problem, "solver": cell.solver_label, "seed": cell.seed}
@@ -96,7 +97,9 @@ def _outcome(solution: Solution) -> dict[str, Any]:
         "solve_work": solution.work,
         "setup_seconds": solution.setup_seconds,
         "solve_seconds": solution.solve_seconds,
-        "diagnostics": json.dumps(solution.diagnostics, default=str),
+        "diagnostics": json.dumps(
+            {str(key): value for key, value in solution.diagnostics.items()}, default=str
+        ),
         "traceback": solution.traceback,
     }
 
@@ -128,7 +131,8 @@ def _curve(solution: Solution, key: dict[str, Any]) -> pd.DataFrame:
 
 
 def _worst(values: Tensor | None) -> float:
-    return NAN if values is None else float(values.max())
+    found = worst(values)
+    return NAN if found is None else found
 
 
 def _seconds(work: Callable[[], object], problem: Problem) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import hashlib
 import shlex
 import sys
 from pathlib import Path
@@ -53,32 +54,51 @@ def build_report(directory: Path) -> Path:
 
 
 def _begin(store: Store, plan: Plan, resume: bool) -> dict[str, Any]:
+    """What run.json says; of a run that is resumed, what it said, with this resumption added."""
     asked = plan.experiment.model_dump(mode="json")
-    if store.holds_run:
-        if not resume:
-            raise ValueError(
-                f"{store.directory} already holds a run; "
-                "continue it with --resume, or choose another folder with --out"
-            )
-        description = store.read_run()
-        if description["experiment"] != asked:
-            different = [key for key in asked if description["experiment"].get(key) != asked[key]]
-            raise ValueError(
-                f"{store.directory} holds a run of another experiment (different: {', '.join(different)}); "
-                "ask for the same one, or choose another folder with --out"
-            )
-        return description | environment.describe()
-    description = {
-        "experiment": asked,
-        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
-        "started": _now(),
-        "finished": None,
-        "interrupted": False,
-        "seeds": list(plan.experiment.seeds),
-        **environment.describe(),
-    }
-    store.create(description)
-    return description
+    sources = _sources(plan)
+    if not store.holds_run:
+        if store.is_taken:
+            raise ValueError(f"{store.directory} exists and holds no run; choose another folder with --out")
+        description = {
+            "experiment": asked,
+            "sources": sources,
+            "command": _command(),
+            "started": _now(),
+            "finished": None,
+            "interrupted": False,
+            "seeds": list(plan.experiment.seeds),
+            **environment.describe(),
+        }
+        store.create(description)
+        return description
+    if not resume:
+        raise ValueError(
+            f"{store.directory} already holds a run; continue it with --resume, or choose another folder "
+            "with --out"
+        )
+    description = store.read_run()
+    different = [key for key in asked if description["experiment"].get(key) != asked[key]]
+    different += [path for path in sources if description.get("sources", {}).get(path) != sources[path]]
+    if different:
+        raise ValueError(
+            f"{store.directory} holds a run of another experiment (different: {', '.join(different)}); "
+            "ask for the same one, or choose another folder with --out"
+        )
+    again = {"command": _command(), "started": _now(), **environment.describe()}
+    return description | {"resumed": [*description.get("resumed", []), again]}
+
+
+def _sources(plan: Plan) -> dict[str, str]:
+    """SHA-256 of the plug-ins given as files: an edited one makes another experiment."""
+    names = {entry.name for entry in plan.experiment.problems}
+    names |= {entry.name for entry in plan.experiment.solvers}
+    paths = sorted(name for name in names if name.endswith(".py"))
+    return {path: hashlib.sha256(Path(path).read_bytes()).hexdigest() for path in paths}
+
+
+def _command() -> str:
+    return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
 
 
 def _run_cells(plan: Plan, store: Store, progress: Progress) -> None:
@@ -107,6 +127,7 @@ def _build(plan: Plan, label: str) -> tuple[Problem, Unit] | Exception:
         _ = problem.reference
         return problem, measure_unit(problem)
     except Exception as error:
+        error.add_note(f"while building the problem {label}")
         return error
 
 
@@ -123,7 +144,11 @@ def _run_cell(
         progress.update(progress.task_ids[0], at=f"step {record.step}{accuracy}")
 
     problem, unit = built
-    store.write_cell(cell.index, *measure(cell, family, problem, unit, plan.experiment.limits(), show))
+    try:
+        row, curve = measure(cell, family, problem, unit, plan.experiment.limits(), show)
+    except Exception as error:
+        row, curve = failed(cell, family, error)
+    store.write_cell(cell.index, row, curve)
 
 
 def _progress(console: Console | None) -> Progress:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,17 +18,20 @@ class Specification:
 
 def parse(text: str) -> Specification:
     """Read `lissa:step_size=0.1,num_steps=100`; ValueError shows the form where the text has another."""
-    name, _, rest = text.partition(":")
+    # A path may hold a colon of its own, so that of a plug-in file ends after ".py".
+    path = re.match(r"(.*?\.py)(?::|$)", text)
+    name = path[1] if path else text.partition(":")[0]
+    rest = text[len(name) + 1 :]
     if not name:
         raise ValueError(f"{text!r} names nothing; write NAME or NAME:param=value,param=value")
     settings: dict[str, Any] = {}
     for part in rest.split(",") if rest else []:
-        key, equals, value = part.partition("=")
+        key, equals, value = (piece.strip() for piece in part.partition("="))
         if not key or not equals or not value:
             raise ValueError(f"{part!r} in {text!r} is not param=value; write NAME:param=value,param=value")
         if key in settings:
             raise ValueError(f"{key} is set twice in {text!r}")
-        settings[key.strip()] = _value(value.strip())
+        settings[key] = _value(value)
     return Specification(name, settings)
 
 

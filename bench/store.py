@@ -28,6 +28,11 @@ class Store:
         """Whether a run was begun here."""
         return (self.directory / "run.json").exists()
 
+    @property
+    def is_taken(self) -> bool:
+        """Whether there is anything here that a new run's rows could be mixed up with."""
+        return self.directory.exists() and (not self.directory.is_dir() or any(self.directory.iterdir()))
+
     def create(self, run: dict[str, Any]) -> None:
         """Begin a run; OSError where the folder cannot be written."""
         for name in ("cells", "curves"):
@@ -45,9 +50,12 @@ class Store:
         if not path.is_file():
             raise ValueError(f"{self.directory} holds no run: there is no run.json in it")
         try:
-            return json.loads(path.read_text(encoding="utf-8"))
-        except json.JSONDecodeError as error:
+            run = json.loads(path.read_text(encoding="utf-8"))
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
             raise ValueError(f"{path} is damaged: {error}") from None
+        if not isinstance(run, dict) or not isinstance(run.get("experiment"), dict):
+            raise ValueError(f"{path} is damaged: it names no experiment")
+        return run
 
     def has_cell(self, index: int) -> bool:
         """Whether cell `index` was finished."""

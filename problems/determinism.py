@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from problems.examples import Examples
 from problems.losses import Loss
 from problems.model_function import ModelFunction
+from problems.validation import check_finite
 
 # nn.modules' own base classes: every 1d, 2d, 3d and Sync variant inherits from them.
 _DROPOUT = nn.modules.dropout._DropoutNd
@@ -18,7 +19,7 @@ def check_deterministic(function: ModelFunction, loss: Loss, *datasets: Examples
     """Raise ValueError, saying what to change, unless H is one fixed mean over examples.
 
     Looks at the modules that are known to break it, then reads and runs the first examples of each of
-    `datasets` twice, together and one by one.
+    `datasets` twice, together and one by one. Where they are tensors, all inputs and targets are checked.
     """
     _check_modules(function.model)
     for examples in datasets:
@@ -56,6 +57,9 @@ def _check_examples(function: ModelFunction, loss: Loss, examples: Examples) -> 
         )
     outputs = function.outputs(function.parameters, inputs)
     loss.check(outputs, targets)
+    if isinstance(examples.data, tuple):
+        check_finite("the data's inputs", examples.data[0])
+        loss.check(outputs[:1].expand(len(examples), *outputs.shape[1:]), examples.data[1])
     if not torch.isfinite(outputs).all():
         raise ValueError("the model's outputs hold NaN or inf on the first examples; check the inputs")
     if not _close(function.outputs(function.parameters, inputs), outputs):

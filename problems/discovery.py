@@ -27,7 +27,8 @@ def discover(package: ModuleType, base: type[T], group: str) -> dict[str, type[T
     """Every concrete public subclass of `base` in the files of `package` and of installed plug-ins, by name.
 
     A class is named after its file; where a file holds several, each has a `variant` and is named
-    `file_variant`. Installed packages offer classes through the entry-point group `group`.
+    `file_variant`. Installed packages offer classes through the entry-point group `group`; they are named
+    in the same way, whatever the entry is called.
     Raises ValueError when two classes claim a name.
     """
     found: dict[str, type[T]] = {}
@@ -36,7 +37,12 @@ def discover(package: ModuleType, base: type[T], group: str) -> dict[str, type[T
             module = importlib.import_module(f"{package.__name__}.{path.stem}")
             _claim(found, _classes(module, base, path.stem))
     for entry in entry_points(group=group):
-        _claim(found, {entry.name: entry.load()})
+        cls = entry.load()
+        if not (inspect.isclass(cls) and issubclass(cls, base)):
+            raise ValueError(
+                f"the entry point {entry.value} of {group} is no class derived from {base.__name__}"
+            )
+        _claim(found, {plugin_name(cls): cls})
     return found
 
 

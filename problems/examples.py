@@ -46,7 +46,7 @@ class Examples:
             yield self.batch(part)
 
     def _convert(self, values: Tensor) -> Tensor:
-        values = values.to(self.device)
+        values = values.detach().to(self.device)
         for dtype in self.dtypes if values.is_floating_point() else ():
             values = values.to(dtype)
         return values
@@ -95,9 +95,11 @@ def _dataset(data: Any) -> tuple[Dataset[Any], Callable[[list[Any]], Any]]:
                 "itself (data=loader.dataset) or build the loader with drop_last=False"
             )
         return data.dataset, data.collate_fn or default_collate
-    if hasattr(data, "__getitem__") and hasattr(data, "__len__"):
-        return data, default_collate
-    raise TypeError(
-        f"data is a {type(data).__name__}; it must be a map-style dataset of (input, target) "
-        "or a tuple of two tensors"
-    )
+    needed = "it must be a map-style dataset of (input, target) or a tuple of two tensors"
+    if not hasattr(data, "__getitem__") or not hasattr(data, "__len__"):
+        raise TypeError(f"data is a {type(data).__name__}; {needed}")
+    if len(data) and not (isinstance(data[0], tuple | list) and len(data[0]) == 2):
+        raise TypeError(
+            f"data is a {type(data).__name__} whose first item is a {type(data[0]).__name__}; {needed}"
+        )
+    return data, default_collate

@@ -50,7 +50,7 @@ class CrossEntropy(Loss):
             )
         if targets.min() < 0 or targets.max() >= outputs.shape[1]:
             raise ValueError(
-                f"cross_entropy got the class {int(targets.max() if targets.max() > 0 else targets.min())}; "
+                f"cross_entropy got the class {int(targets.min() if targets.min() < 0 else targets.max())}; "
                 f"the model has the classes 0 to {outputs.shape[1] - 1}"
             )
 
@@ -95,7 +95,7 @@ def as_loss(loss: str | nn.Module) -> Loss:
     """The loss named `loss`, or the one a torch loss module computes; ValueError lists the supported ones."""
     if isinstance(loss, str) and loss in LOSSES:
         return LOSSES[loss]
-    if type(loss) is nn.CrossEntropyLoss and loss.weight is None and loss.label_smoothing == 0:
+    if type(loss) is nn.CrossEntropyLoss and loss.weight is None and _plain(loss):
         name = "cross_entropy"
     elif type(loss) is nn.MSELoss:
         name = "mse"
@@ -104,7 +104,7 @@ def as_loss(loss: str | nn.Module) -> Loss:
     else:
         raise ValueError(
             f"the loss {loss!r} is not supported; use one of {', '.join(map(repr, LOSSES))} or "
-            "CrossEntropyLoss(), MSELoss(), BCEWithLogitsLoss() without weights or label smoothing"
+            "CrossEntropyLoss(), MSELoss(), BCEWithLogitsLoss() without weights, smoothing or ignored labels"
         )
     assert isinstance(loss, nn.Module)
     if loss.reduction != "mean":
@@ -112,6 +112,10 @@ def as_loss(loss: str | nn.Module) -> Loss:
             f"the loss has reduction={loss.reduction!r}; H is a mean over examples: use reduction='mean'"
         )
     return LOSSES[name]
+
+
+def _plain(loss: nn.CrossEntropyLoss) -> bool:
+    return loss.label_smoothing == 0 and loss.ignore_index == -100
 
 
 def _same_shape(name: str, outputs: Tensor, targets: Tensor) -> None:

@@ -51,7 +51,7 @@ class ModelFunction:
 
     def flatten(self, tensors: dict[str, Tensor]) -> Tensor:
         """Parameter-shaped tensors with a leading dimension k, as columns (p, k)."""
-        return torch.cat([tensors[name].flatten(1) for name in self.names], dim=1).T
+        return torch.cat([tensors[name].reshape(len(tensors[name]), -1) for name in self.names], dim=1).T
 
     def unflatten(self, columns: Tensor) -> dict[str, Tensor]:
         """Columns (p, k) as parameter-shaped tensors with a leading dimension k."""
@@ -81,7 +81,12 @@ def _select(model: nn.Module, parameter_filter: ParameterFilter) -> list[str]:
     elif callable(parameter_filter):
         selected = [name for name in available if parameter_filter(name)]
     else:
-        selected = [name for name in available if re.search(parameter_filter, name)]
+        try:
+            selected = [name for name in available if re.search(parameter_filter, name)]
+        except re.error as error:
+            raise ValueError(
+                f"the parameter filter {parameter_filter!r} is no regular expression: {error}"
+            ) from None
     if not selected:
         raise ValueError(
             f"the parameter filter {parameter_filter!r} selects nothing; the model's trainable parameters "

@@ -19,6 +19,7 @@ from problems.losses import as_loss
 from problems.model_function import ModelFunction, ParameterFilter
 from problems.operators.base import CurvatureOperator
 from problems.operators.ggn import GaussNewton
+from problems.scaling import relative_norms
 from problems.task import Task
 from problems.validation import check_damping, check_finite, unknown
 from problems.work import Work
@@ -59,12 +60,12 @@ class Problem:
     task: Task | None = None
     facts: Facts = field(default_factory=dict)
     closed_form: Callable[[], Tensor] | None = field(default=None, repr=False)
-    ground_truth: GroundTruth = field(default=None, repr=False, compare=False)  # type: ignore[assignment]
+    ground_truth: GroundTruth = field(default=None, repr=False)  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
         check_damping(self.damping)
         _check_rhs(self.operator, self.rhs)
-        if self.ground_truth is None:
+        if self.ground_truth is None or self.ground_truth.operator is not self.operator:
             object.__setattr__(self, "ground_truth", GroundTruth(self.operator, self.closed_form))
 
     @property
@@ -79,13 +80,19 @@ class Problem:
 
     def columns(self, columns: slice | None = None) -> Tensor:
         """The right-hand sides of `columns`, by default all, shape (p, j)."""
-        return self.rhs[:, columns or slice(None)]
+        chosen = slice(None) if columns is None else columns
+        if not isinstance(chosen, slice) or not len(range(*chosen.indices(self.num_columns))):
+            raise ValueError(f"columns is {columns}; it must be a slice of the {self.num_columns} columns")
+        b = self.rhs[:, chosen]
+        if isinstance(self.rhs, Columns):
+            _check_rhs(self.operator, b)
+            if b.shape[1] != len(range(*chosen.indices(self.num_columns))):
+                raise ValueError(f"rhs built {b.shape[1]} columns for {chosen} of its {self.num_columns}")
+        return b
 
     def residual(self, x: Tensor, b: Tensor) -> Tensor:
         """‖b − (H + λI) x‖ / ‖b‖ of every column, shape (k,); ‖(H + λI) x‖ where b = 0."""
-        norms = b.norm(dim=0)
-        remainder = (b - self.operator @ x - self.damping * x).norm(dim=0)
-        return remainder / norms.where(norms > 0, torch.ones_like(norms))
+        return relative_norms(b - self.operator @ x - self.damping * x, b)
 
     def with_damping(self, damping: float) -> Problem:
         """The same H and B with another λ; operator and eigendecomposition are shared."""
@@ -117,7 +124,7 @@ class Problem:
     def error(self, x: Tensor, columns: slice | None = None) -> Tensor | None:
         """Relative error ‖x − x*‖/‖x*‖ of every column, shape (k,)."""
         reference = self._reference_columns(columns)
-        return None if reference is None else _relative(x - reference, reference)
+        return None if reference is None else relative_norms(x - reference, reference)
 
     def energy_error(self, x: Tensor, columns: slice | None = None) -> Tensor | None:
         """Relative error of every column in the norm ‖e‖² = eᵀ(H + λI)e, shape (k,)."""
@@ -126,7 +133,9 @@ class Problem:
             return None
         eigenvalues, eigenvectors = self.ground_truth.eigen
         weights = (eigenvalues + self.damping).clamp_min(0).sqrt()[:, None]
-        return _relative(weights * (eigenvectors.T @ (x - reference)), weights * (eigenvectors.T @ reference))
+        return relative_norms(
+            weights * (eigenvectors.T @ (x - reference)), weights * (eigenvectors.T @ reference)
+        )
 
     @cached_property
     def _reference(self) -> tuple[Tensor, float] | None:
@@ -204,9 +213,3 @@ def _check_rhs(operator: CurvatureOperator, rhs: Tensor | Columns) -> None:
                 f"rhs is {rhs.dtype} on {rhs.device}, H is {operator.dtype} on {operator.device}: convert one"
             )
         check_finite("rhs", rhs)
-
-
-def _relative(error: Tensor, reference: Tensor) -> Tensor:
-    norms = reference.norm(dim=0)
-    # Where x* = 0 there is nothing to be relative to: the error itself.
-    return error.norm(dim=0) / norms.where(norms > 0, torch.ones_like(norms))

@@ -21,7 +21,7 @@ class Quadratic(ProblemFamily):
     """n rank-one examples h_i = x_i x_iᵀ whose mean has exactly the chosen spectrum, λ_max = 1.
 
     `spectrum`: "power_law" (σ_j = j^−exponent), "spiked" (`spikes` eigenvalues 1, the rest `bulk`), "flat"
-    (all 1). `traces`: "equal" (every ‖x_i‖² = Tr(H), C = 1) or "heavy_tailed" (Pareto weights, C ≫ 1).
+    (all 1). `traces`: "equal" (every ‖x_i‖² = Tr(H), C = 1) or "heavy_tailed" (Pareto; C grows with n/p).
     `rhs`: "gradient" (columns from N(0, H), as gradients are) or "isotropic" (from N(0, I)). With fewer
     examples than dimensions, H has rank n and the spectrum's first n values.
     """
@@ -49,6 +49,11 @@ class Quadratic(ProblemFamily):
             raise ValueError(
                 f"spikes is {self.spikes} and bulk {self.bulk}; needed are 1 ≤ spikes ≤ dimension "
                 f"({self.dimension}) and 0 ≤ bulk ≤ 1"
+            )
+        if self.traces == "heavy_tailed" and self.num_examples <= self.dimension:
+            raise ValueError(
+                f"num_examples is {self.num_examples}; heavy-tailed traces need more than the dimension "
+                f"({self.dimension}), or every example has a direction of its own"
             )
         if self.spectrum == "power_law" and not self.exponent > 0:
             raise ValueError(f"exponent is {self.exponent}; a power law needs one > 0")

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from problems import Problem
-from problems.validation import check_finite
-from solvers.solution import Record, Solution, Status
+from problems.scaling import powers_of_two
+from solvers.solution import Record, Solution, Status, largest, worst
 from solvers.solver import Breakdown, Iterate, Solver
 
 # ‖x*‖ ≤ ‖b‖/λ for every H ⪰ 0. A path may leave that ball for a while; one this far out does not come back.
@@ -58,6 +58,7 @@ def solve(
     max_steps: int | None = None,
     max_work: float | None = None,
     max_seconds: float | None = None,
+    compare: bool = True,
     on_record: Callable[[Record], None] | None = None,
 ) -> Solution:
     """Solve (H + λI) X = B with `solver`, and say how it went.
@@ -65,21 +66,23 @@ def solve(
     `columns` chooses right-hand sides; budgets end the run after the step that reaches them; `on_record` is
     told of each recorded iterate. Steps that are recorded lie on a geometric grid, errors are evaluated
     with the clock stopped, and the residual is recomputed at the end. An exception in the solver gives a
-    FAILED solution.
+    FAILED solution. `compare` judges every record by `problem.reference` where p allows one: the first time
+    that takes a dense eigendecomposition, apart from every budget; without it `error` is None.
     """
     budget = Budget(max_steps, max_work, max_seconds)
     b = problem.columns(columns)
-    check_finite("rhs", b)
-    run = _Run(problem, solver, b, columns, budget, on_record)
+    if compare:
+        _ = problem.reference  # before any clock runs
+    run = _Run(problem, solver, b, columns, budget, compare, on_record)
     try:
         reason = solver.skip(problem)
         if reason:
-            return Solution(None, Status.SKIPPED, reason)
+            return Solution(None, Status.SKIPPED, str(reason))
         run.prepare(_generator(seed, stream=0))
         run.iterate(_generator(seed, stream=1))
     except Breakdown as breakdown:
         run.end(Status.BREAKDOWN, str(breakdown))
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         run.end(Status.FAILED, f"{type(error).__name__}: {error}")
         run.traceback = traceback.format_exc()
     return run.solution()
@@ -127,6 +130,7 @@ class _Run:
     b: Tensor
     columns: slice | None
     budget: Budget
+    compare: bool
     on_record: Callable[[Record], None] | None
     history: list[Record] = field(default_factory=list)
     steps: int = 0
@@ -138,11 +142,11 @@ class _Run:
     def __post_init__(self) -> None:
         self.setup = _Meter(self.problem)
         self.meter = _Meter(self.problem)
-        norms = self.b.norm(dim=0)
-        # λ/‖b‖; 0 for a column b = 0, which has no size to compare with.
-        self.inverse_limit = [self.problem.damping / norm if norm > 0 else 0.0 for norm in norms.tolist()]
-        # Ground truth is computed before any clock runs.
-        _ = self.problem.reference
+        # The solver gets columns scaled by powers of two, which is exact, so that no inner product under- or
+        # overflows. All steps are judged in these units.
+        self.scale = powers_of_two(self.b)
+        # ‖b‖/λ, within which every solution lies.
+        self.limit = (self._scaled_rhs().norm(dim=0) / self.problem.damping).tolist()
 
     def prepare(self, generator: torch.Generator) -> None:
         with self.setup:
@@ -150,7 +154,7 @@ class _Run:
 
     def iterate(self, generator: torch.Generator) -> None:
         """Pull iterates until the solver ends, has converged, has spent its budget or runs away."""
-        iterates = self.solver.iterates(self.problem, self.state, self.b, generator)
+        iterates = self.solver.iterates(self.problem, self.state, self._scaled_rhs(), generator)
         try:
             self._pull(iterates)
         finally:
@@ -166,7 +170,7 @@ class _Run:
                 iterate = next(iterates, None)
             if iterate is None:
                 break
-            self._check_shape(iterate)
+            self._check(iterate)
             self.last = iterate
             self.steps += 1
             spent = self.budget.spent(self.steps, self.meter.work, self.meter.seconds)
@@ -191,12 +195,15 @@ class _Run:
         """The answer with its certificate: the residual of one more product, apart from work and seconds."""
         x = None if self.last is None else self.last.x.detach()
         judged = x if x is not None and torch.isfinite(x).all() else None
-        residual = None if judged is None else self.problem.residual(judged, self.b)
-        if judged is not None and residual is not None and self.status in (None, Status.BUDGET_SPENT):
-            self._judge(judged, residual)
+        residual = None if judged is None else self.problem.residual(judged, self._scaled_rhs())
+        if self.status in (None, Status.BUDGET_SPENT):
+            if judged is None or residual is None:
+                self._diverged(f"x held NaN or inf at step {self.steps}")
+            else:
+                self._judge(judged, residual)
         assert self.status is not None
         return Solution(
-            x=x,
+            x=None if x is None else x * self.scale,
             status=self.status,
             reason=self.reason,
             history=tuple(self.history),
@@ -206,36 +213,38 @@ class _Run:
             setup_seconds=self.setup.seconds,
             solve_seconds=self.meter.seconds,
             residual=residual,
-            error=None if judged is None else self.problem.error(judged, self.columns),
-            energy_error=None if judged is None else self.problem.energy_error(judged, self.columns),
+            error=self._error(judged),
+            energy_error=self._energy_error(judged),
             diagnostics=dict(self.last.diagnostics) if self.last else {},
             traceback=self.traceback,
         )
 
     def _judge(self, x: Tensor, residual: Tensor) -> None:
         tolerance = self.solver.promised_tolerance
-        worst = float(residual.max())
+        worst_residual = largest(residual.tolist())
         factor = self._times_limit(x)
         if self.problem.operator.is_psd and factor > WORSE_THAN_NOTHING:
             self._diverged(f"‖x‖ ended at {factor:.3g} times ‖b‖/λ, which no solution exceeds")
-        elif tolerance is not None and worst <= tolerance:
-            self.end(Status.CONVERGED, f"residual {worst:.1e} ≤ tolerance {tolerance:g}")
+        elif not self.problem.operator.is_psd and worst_residual > RUNAWAY:
+            self._diverged(f"the residual ended at {worst_residual:.3g} times ‖b‖ (H is indefinite)")
+        elif tolerance is not None and worst_residual <= tolerance:
+            self.end(Status.CONVERGED, f"residual {worst_residual:.1e} ≤ tolerance {tolerance:g}")
         elif self.status is Status.BUDGET_SPENT:
             if tolerance is not None:
-                self.reason += f" at residual {worst:.1e}, above the tolerance {tolerance:g}"
+                self.reason += f" at residual {worst_residual:.1e}, above the tolerance {tolerance:g}"
         elif tolerance is None:
-            self.end(Status.FINISHED, f"no tolerance promised; residual {worst:.1e}")
+            self.end(Status.FINISHED, f"no tolerance promised; residual {worst_residual:.1e}")
         elif self.last is not None and _all_converged(self.last):
             self.end(
                 Status.BREAKDOWN,
                 f"the solver's own residual is within the tolerance {tolerance:g}, the recomputed one is "
-                f"{worst:.1e}: raise tolerance or use float64",
+                f"{worst_residual:.1e}: raise tolerance or use float64",
             )
         else:
             self.end(
                 Status.BUDGET_SPENT,
-                f"the solver's own limit of {self.steps} steps ended it at residual {worst:.1e}, above the "
-                f"tolerance {tolerance:g}",
+                f"the solver's own limit of {self.steps} steps ended it at residual {worst_residual:.1e}, "
+                f"above the tolerance {tolerance:g}",
             )
 
     def _record(self, iterate: Iterate) -> None:
@@ -243,9 +252,9 @@ class _Run:
             step=self.steps,
             work=self.meter.work,
             seconds=self.meter.seconds,
-            residual=_worst(iterate.residual),
-            error=_worst(self.problem.error(iterate.x, self.columns)),
-            energy_error=_worst(self.problem.energy_error(iterate.x, self.columns)),
+            residual=worst(iterate.residual),
+            error=worst(self._error(iterate.x)),
+            energy_error=worst(self._energy_error(iterate.x)),
         )
         self.history.append(record)
         if self.on_record:
@@ -258,29 +267,51 @@ class _Run:
 
     def _times_limit(self, x: Tensor) -> float:
         """How many times ‖b‖/λ the longest column of x is; NaN or inf where x is not finite."""
-        return _largest(
-            [norm * scale for norm, scale in zip(x.norm(dim=0).tolist(), self.inverse_limit, strict=True)]
+        # A column b = 0 has no size to compare with; times zero, NaN and inf still show.
+        pairs = zip(x.norm(dim=0).tolist(), self.limit, strict=True)
+        return largest([length / limit if limit else length * 0 for length, limit in pairs])
+
+    def _error(self, x: Tensor | None) -> Tensor | None:
+        return (
+            self.problem.error(self._in_units_of_b(x), self.columns)
+            if self.compare and x is not None
+            else None
         )
+
+    def _energy_error(self, x: Tensor | None) -> Tensor | None:
+        if not self.compare or x is None:
+            return None
+        return self.problem.energy_error(self._in_units_of_b(x), self.columns)
+
+    def _scaled_rhs(self) -> Tensor:
+        """A new tensor each time: the solver may do what it likes with its own."""
+        return self.b / self.scale
+
+    def _in_units_of_b(self, x: Tensor) -> Tensor:
+        return x.to(torch.float64) * self.scale
 
     def _diverged(self, what: str) -> None:
         self.end(Status.DIVERGED, f"{what}: {self.solver.remedy}")
 
-    def _check_shape(self, iterate: Iterate) -> None:
-        if iterate.x.shape != self.b.shape:
-            raise ValueError(
-                f"the solver yielded x of shape {tuple(iterate.x.shape)}; the right-hand sides have shape "
-                f"{tuple(self.b.shape)}"
+    def _check(self, iterate: Iterate) -> None:
+        """Raise TypeError or ValueError for what is not an iterate for these right-hand sides."""
+        if not isinstance(iterate, Iterate) or not isinstance(iterate.x, Tensor):
+            raise TypeError(
+                f"the solver yielded {type(iterate).__name__}; it must yield Iterate(x), x a tensor"
             )
+        wanted = (self.b.shape, self.b.dtype, self.b.device)
+        if (iterate.x.shape, iterate.x.dtype, iterate.x.device) != wanted:
+            found = f"x of shape {tuple(iterate.x.shape)}, {iterate.x.dtype}, on {iterate.x.device}"
+            shape, dtype, device = wanted
+            raise ValueError(f"the solver yielded {found}; needed is {tuple(shape)}, {dtype}, on {device}")
+        for name in ("residual", "converged"):
+            values = getattr(iterate, name)
+            if values is not None and values.shape != self.b.shape[1:]:
+                raise ValueError(
+                    f"the solver yielded a {name} of shape {tuple(values.shape)}; needed is one per column, "
+                    f"{tuple(self.b.shape[1:])}"
+                )
 
 
 def _all_converged(iterate: Iterate) -> bool:
     return iterate.converged is not None and all(iterate.converged.tolist())
-
-
-def _worst(values: Tensor | None) -> float | None:
-    return None if values is None else _largest(values.tolist())
-
-
-def _largest(values: list[float]) -> float:
-    """The largest, or NaN where one is NaN. Plain numbers: a tensor operation on k of them costs more."""
-    return math.nan if any(map(math.isnan, values)) else max(values)

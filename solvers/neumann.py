@@ -37,7 +37,7 @@ class Neumann(Solver):
         # The series' next term over η is the residual b − (H + λ)x itself.
         residual = b.clone()
         norms = b.norm(dim=0)
-        norms = norms.where(norms > 0, torch.ones_like(norms))
+        norms = norms.where(norms > 0, 1)
         for _ in range(self.num_steps):
             x.add_(residual, alpha=self.step_size)
             residual -= self.step_size * (problem.operator @ residual + problem.damping * residual)

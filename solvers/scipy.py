@@ -91,23 +91,20 @@ def _solve(
         v = torch.from_numpy(vector.ravel()).to(rhs)
         return (problem.operator @ v + problem.damping * v).cpu().numpy()
 
-    # Of norm 1, since SciPy's inner products underflow on small right-hand sides.
-    scale = float(rhs.norm())
-    target = (rhs / scale).cpu().numpy()
+    target = rhs.cpu().numpy()
     matrix = scipy.sparse.linalg.LinearOperator((len(target), len(target)), matvec=matvec, dtype=target.dtype)
-    estimate, rtol = None, tolerance
-
-    def report(estimate: np.ndarray) -> None:
-        callback(scale * estimate)
-
+    # Budgets are the driver's; SciPy's own limit only returns here to see whether there is progress.
+    settings = settings | {"maxiter": 100 * len(target) + 100}
+    estimate, rtol, previous = None, tolerance, float("inf")
     while True:
-        estimate, _ = routine(matrix, target, x0=estimate, rtol=rtol, callback=report, **settings)
-        residual = float(np.linalg.norm(target - matvec(estimate)))
+        estimate, _ = routine(matrix, target, x0=estimate, rtol=rtol, callback=callback, **settings)
+        residual = float(np.linalg.norm(target - matvec(estimate)) / np.linalg.norm(target))
         if residual <= tolerance:
             return
-        if rtol < np.finfo(target.dtype).eps:
+        if residual > 0.5 * previous:
             raise Breakdown(
-                f"rounding stops the residual at {residual:.1e}, above the tolerance {tolerance:g}: raise "
-                "tolerance, raise damping or use float64"
+                f"the residual no longer falls: it stays at {residual:.1e}, above the tolerance "
+                f"{tolerance:g}. Raise tolerance, raise damping or use float64"
             )
-        rtol *= 0.5 * min(1.0, tolerance / residual)
+        previous = residual
+        rtol = max(rtol * 0.5 * min(1.0, tolerance / residual), float(np.finfo(target.dtype).tiny))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -20,6 +21,16 @@ class Status(StrEnum):
     BREAKDOWN = "breakdown"  # the method could not go on
     SKIPPED = "skipped"  # the solver does not apply to the problem
     FAILED = "failed"  # the solver raised an exception
+
+
+def largest(values: list[float]) -> float:
+    """The largest, or NaN where one is NaN. Plain numbers: a tensor operation on k of them costs more."""
+    return math.nan if any(map(math.isnan, values)) else max(values)
+
+
+def worst(values: Tensor | None) -> float | None:
+    """The largest of the columns' values (k,), or None where there are none."""
+    return None if values is None else largest(values.tolist())
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ class Breakdown(Exception):
 
 @dataclass
 class Iterate:
-    """One step's answer. `x` (p, k) is valid until the next iterate is asked for.
+    """One step's answer. `x` (p, k) is valid until the next iterate is yielded, the last one's for good.
 
     `residual` (k,) is the relative residual as the method's own recurrence has it, `converged` (k,) the
     columns that reached the method's tolerance; None where a method keeps none.
@@ -66,6 +66,7 @@ class Solver(ABC):
     ) -> Iterator[Iterate]:
         """Better and better answers for the right-hand sides `b` (p, k); a direct solver yields one.
 
+        `b` is a copy, its columns scaled by powers of two so that their squares neither under- nor overflow.
         All columns share each product; ends when every column has converged. Raises Breakdown where the
         method cannot go on.
         """

@@ -11,9 +11,11 @@ from pathlib import Path
 import pytest
 
 import problems
+import solvers
 from bench.experiment import Experiment, plan
 from bench.runner import run
 from bench.store import Store
+from tests.solvers import test_conformance as conformance
 
 ROOT = Path(__file__).parents[1]
 
@@ -90,6 +92,23 @@ def test_every_column_is_documented(tmp_path: Path) -> None:
 
 
 def test_every_family_and_solver_says_what_it_is() -> None:
-    for cls in [*problems.available().values()]:
+    """A dataclass without a docstring gets its own signature for one."""
+    for cls in [*problems.available().values(), *solvers.available().values()]:
         assert cls.__doc__
         assert not cls.__doc__.startswith(cls.__name__)
+
+
+def test_contributings_solver_passes_the_conformance_tests(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As it would once moved into solvers/."""
+    path = tmp_path / "richardson.py"
+    path.write_text(
+        next(block for block in blocks("CONTRIBUTING.md", "python") if "# richardson.py" in block)
+    )
+    richardson = type(solvers.load(str(path)))
+    monkeypatch.setattr(solvers, "find", lambda name: richardson)
+    for problem_id in conformance.PROBLEMS:
+        conformance.test_reaches_the_reference_at_the_accuracy_it_claims("richardson", problem_id)
+        conformance.test_one_column_alone_equals_the_same_column_in_a_block("richardson", problem_id)
+        conformance.test_a_seed_fixes_everything_but_seconds("richardson", problem_id)

@@ -13,6 +13,7 @@ import problems
 import solvers
 from problems import Problem
 from solvers import Solution, Solver, solve
+from solvers.solution import worst
 
 
 @functools.cache
@@ -47,15 +48,11 @@ def _row(solver: Solver, solution: Solution) -> dict[str, Any]:
     return {
         "solver": str(solver),
         "status": str(solution.status),
-        "error": _worst(solution.error),
-        "residual": _worst(solution.residual),
+        "error": worst(solution.error),
+        "residual": worst(solution.residual),
         "steps": solution.steps,
         "setup_work": solution.setup_work,
         "solve_work": solution.work,
         "setup_seconds": solution.setup_seconds,
         "solve_seconds": solution.solve_seconds,
     }
-
-
-def _worst(values: torch.Tensor | None) -> float | None:
-    return None if values is None else float(values.max())

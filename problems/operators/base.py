@@ -70,11 +70,13 @@ class CurvatureOperator(ABC):
         """H V for V of shape (p, k)."""
 
     def _dense(self) -> Tensor:
-        block = 64
-        identity = torch.eye(self.shape[0], dtype=self.dtype, device=self.device)
-        products = [self._product(columns) for columns in identity.split(block, dim=1)]
-        matrix = torch.cat(products, dim=1)
-        return (matrix + matrix.T) / 2
+        size, block = self.shape[0], 64
+        matrix = torch.empty(self.shape, dtype=self.dtype, device=self.device)
+        for first in range(0, size, block):
+            columns = torch.zeros(size, min(block, size - first), dtype=self.dtype, device=self.device)
+            columns[first : first + block].fill_diagonal_(1)
+            matrix[:, first : first + block] = self._product(columns)
+        return matrix.add_(matrix.T.clone()).div_(2)
 
     def _check(self, vectors: Tensor) -> None:
         size = self.shape[0]

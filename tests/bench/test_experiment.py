@@ -83,6 +83,7 @@ def test_solvers_restricted_to_other_problems_drop_out() -> None:
         ({"solvers": [{"name": "cg", "only_on": ["quadratik"]}]}, "only_on: there is no problem 'quadratik'"),
         ({"solvers": [{"name": "cg", "only_on": ["image_classifier"]}]}, "Choose solvers with -s"),
         ({"device": "quantum"}, "device is 'quantum'"),
+        ({"device": "mps"}, "allowed are 'cpu', 'cuda'"),
     ],
 )
 def test_wrong_names_and_settings_are_refused_before_any_work(change: dict, message: str) -> None:
@@ -103,6 +104,7 @@ def test_a_device_that_is_not_there_is_refused() -> None:
         ("problems = []\nsolvers = []", "problems: .*at least 1 item"),
         ("seeds = [-1]", "seeds.0: .*greater than or equal to 0.*given: -1"),
         ("dtype = 'float8'", "dtype: .*'float32' or 'float64'.*given: 'float8'"),
+        ("name = '../elsewhere'", "name: String should match pattern"),
         ("sead = 1", "sead: Extra inputs are not permitted"),
         ("[budget]\nmax_seconds = 0", "budget.max_seconds: .*greater than 0"),
         ("", "solvers: Field required"),
@@ -112,6 +114,13 @@ def test_a_wrong_file_is_refused(tmp_path: Path, text: str, message: str) -> Non
     path = tmp_path / "mine.toml"
     path.write_text(text)
     with pytest.raises(ValueError, match=f"mine.toml.*{message}"):
+        load_experiment(str(path))
+
+
+def test_a_file_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_bytes(b"title = '\xff'")
+    with pytest.raises(ValueError, match=r"mine\.toml is not valid TOML"):
         load_experiment(str(path))
 
 

@@ -107,7 +107,7 @@ def test_a_problem_that_cannot_be_built_is_rows_and_the_run_goes_on(tmp_path: Pa
     assert run(planned, tmp_path / "run")
     cells, _ = Store(tmp_path / "run").read()
     assert list(cells["status"]) == ["failed", "converged"]
-    assert cells["reason"][0] == "the problem could not be built: ValueError: the data are gone"
+    assert cells["reason"][0] == "ValueError: the data are gone"
     assert "the data are gone" in (tmp_path / "run" / "report" / "index.html").read_text()
 
 
@@ -162,6 +162,36 @@ def test_a_folder_that_holds_a_run_is_left_alone(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"another experiment \(different: seeds\)"):
         run(small_plan(seeds=[5]), directory, resume=True)
     assert {path: path.stat().st_mtime_ns for path in directory.rglob("*")} == before
+
+
+def test_a_folder_with_anything_else_in_it_is_left_alone(tmp_path: Path) -> None:
+    run(small_plan(), tmp_path / "other")
+    (tmp_path / "other" / "run.json").unlink()
+    with pytest.raises(ValueError, match="exists and holds no run"):
+        run(small_plan(seeds=[7]), tmp_path / "other")
+
+
+def test_an_edited_plugin_is_another_experiment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "failing.py"
+    path.write_text(FAILING)
+    asked = {"solvers": [{"name": "cg"}, {"name": str(path)}], "seeds": [0]}
+    with monkeypatch.context() as patch:
+        interrupt_after(1, patch)
+        run(small_plan(**asked), tmp_path / "run")
+    path.write_text(FAILING + "# edited")
+    with pytest.raises(ValueError, match=r"another experiment \(different: .*failing.py\)"):
+        run(small_plan(**asked), tmp_path / "run", resume=True)
+
+
+def test_whatever_goes_wrong_in_a_cell_is_its_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*arguments: Any) -> Any:
+        raise MemoryError("no room for the certificate")
+
+    monkeypatch.setattr(runner, "measure", broken)
+    assert run(small_plan(seeds=[0]), tmp_path / "run")
+    cells, _ = Store(tmp_path / "run").read()
+    assert set(cells["status"]) == {"failed"}
+    assert set(cells["reason"]) == {"MemoryError: no room for the certificate"}
 
 
 def test_the_report_is_rebuilt_from_rows_alone(tmp_path: Path) -> None:

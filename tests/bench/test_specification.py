@@ -7,6 +7,9 @@ from bench.specification import Specification, parse
     ("text", "expected"),
     [
         ("cg", Specification("cg", {})),
+        ("cg: tolerance = 1 ", Specification("cg", {"tolerance": 1})),
+        ("disk:c/half.py:factor=2", Specification("disk:c/half.py", {"factor": 2})),
+        ("half.py", Specification("half.py", {})),
         ("cg:tolerance=1e-10", Specification("cg", {"tolerance": 1e-10})),
         (
             "lissa:step_size=0.1,num_steps=100,batch_size=full",
@@ -29,6 +32,7 @@ def test_reads(text: str, expected: Specification) -> None:
         ("cg:tolerance", "'tolerance' in 'cg:tolerance' is not param=value"),
         ("cg:tolerance=", "not param=value"),
         ("cg:tolerance=1,tolerance=2", "tolerance is set twice"),
+        ("cg:tolerance=1, tolerance=2", "tolerance is set twice"),
     ],
 )
 def test_refuses(text: str, message: str) -> None:

@@ -10,13 +10,13 @@ CURVE = pd.DataFrame({"problem": ["a"], "step": [1], "error": [0.5]})
 
 def test_what_is_written_is_read(tmp_path: Path) -> None:
     store = Store(tmp_path / "deep" / "run")
-    store.create({"name": "χ"})
+    store.create({"experiment": {"name": "χ"}})
     store.write_cell(10, {"problem": "b"}, CURVE)
     store.write_cell(2, {"problem": "a"}, CURVE)
     cells, curves = store.read()
     assert list(cells["problem"]) == ["a", "b"]  # in the order of the plan
     assert len(curves) == 2
-    assert store.read_run() == {"name": "χ"}
+    assert store.read_run() == {"experiment": {"name": "χ"}}
     assert (store.has_cell(2), store.has_cell(3)) == (True, False)
 
 
@@ -24,7 +24,7 @@ def test_a_write_that_fails_leaves_the_old_file_and_no_trace(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = Store(tmp_path)
-    store.create({"version": 1})
+    store.create({"experiment": {}})
 
     def full(self: Path, text: str, **settings: str) -> int:
         self.write_bytes(text[:3].encode())
@@ -32,15 +32,16 @@ def test_a_write_that_fails_leaves_the_old_file_and_no_trace(
 
     monkeypatch.setattr(Path, "write_text", full)
     with pytest.raises(OSError, match="No space"):
-        store.write_run({"version": 2})
-    assert store.read_run() == {"version": 1}
+        store.write_run({"experiment": {"name": "other"}})
+    assert store.read_run() == {"experiment": {}}
     assert sorted(path.name for path in tmp_path.iterdir()) == ["cells", "curves", "run.json"]
 
 
 def test_a_damaged_description_is_named(tmp_path: Path) -> None:
-    (tmp_path / "run.json").write_text("{")
-    with pytest.raises(ValueError, match=r"run.json is damaged"):
-        Store(tmp_path).read_run()
+    for text in ("{", "{}", "[]", '{"experiment": 3}'):
+        (tmp_path / "run.json").write_text(text)
+        with pytest.raises(ValueError, match=r"run.json is damaged"):
+            Store(tmp_path).read_run()
 
 
 def test_a_cell_is_there_only_with_its_curve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -86,6 +86,9 @@ def test_models_that_are_deterministic_pass(model: nn.Module) -> None:
         (lambda: [1, 2, 3].__iter__(), "list_iterator"),
         (lambda: (INPUTS,), r"tuple of \(Tensor\)"),
         (lambda: (INPUTS, TARGETS + 5), "class 7; the model has the classes 0 to 2"),
+        (lambda: (INPUTS, torch.cat([TARGETS[:-1], torch.tensor([-100])])), "class -100"),
+        (lambda: (torch.cat([INPUTS[:-1], torch.full((1, 4), float("nan"))]), TARGETS), "inputs: 4 of 48"),
+        (lambda: [INPUTS, TARGETS], "list whose first item is a Tensor"),
     ],
 )
 def test_data(data: Callable[[], object], message: str) -> None:
@@ -104,6 +107,7 @@ def test_a_loader_in_order_is_read_through_its_data_set() -> None:
         nn.L1Loss(),
         nn.CrossEntropyLoss(label_smoothing=0.1),
         nn.CrossEntropyLoss(weight=torch.ones(3)),
+        nn.CrossEntropyLoss(ignore_index=1),
     ],
 )
 def test_losses_that_are_not_supported_are_refused(loss: object) -> None:
@@ -117,6 +121,18 @@ def test_a_summed_loss_is_refused() -> None:
             nn.Linear(4, 3), nn.CrossEntropyLoss(reduction="sum"), (INPUTS, TARGETS), (INPUTS, TARGETS),
             damping=0.1
         )  # fmt: skip
+
+
+def test_a_filter_that_is_no_regular_expression_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"'\[' is no regular expression"):
+        from_model(
+            nn.Linear(4, 3),
+            "cross_entropy",
+            (INPUTS, TARGETS),
+            (INPUTS, TARGETS),
+            damping=0.1,
+            parameters="[",
+        )
 
 
 def test_a_filter_that_selects_nothing_is_refused() -> None:

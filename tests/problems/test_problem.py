@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
@@ -65,6 +67,14 @@ def test_another_damping_shares_the_eigendecomposition() -> None:
     torch.testing.assert_close(other.reference, torch.linalg.solve(matrix, problem.rhs))
 
 
+def test_another_operator_has_a_ground_truth_of_its_own() -> None:
+    problem = dense_problem(random_psd_examples(6, 4, seed=0), damping=0.3)
+    _ = problem.reference
+    other = replace(problem, operator=DenseOperator(random_psd_examples(6, 4, seed=1)))
+    matrix = other.operator.dense() + 0.3 * torch.eye(4)
+    torch.testing.assert_close(other.reference, torch.linalg.solve(matrix, problem.rhs))
+
+
 def test_a_closed_form_that_is_wrong_is_found_out() -> None:
     operator = DenseOperator(random_psd_examples(6, 4, seed=0))
     rhs = torch.ones(4, 1, dtype=torch.float64)
@@ -79,6 +89,9 @@ def test_lazy_columns_give_the_same_answer() -> None:
     lazy = Problem("lazy", whole.operator, 0.3, Columns((4, 5), lambda i, j: b[:, i:j]))
     torch.testing.assert_close(lazy.columns(slice(1, 3)), b[:, 1:3])
     torch.testing.assert_close(lazy.reference, whole.reference)
+    wrong = Problem("wrong", whole.operator, 0.3, Columns((4, 5), lambda i, j: b[:, :2]))
+    with pytest.raises(ValueError, match="rhs built 2 columns"):
+        wrong.columns(slice(1, 4))
 
 
 def test_rhs_are_the_gradients_of_the_queries() -> None:
@@ -89,6 +102,48 @@ def test_rhs_are_the_gradients_of_the_queries() -> None:
         gradient = torch.autograd.grad(loss, list(model.parameters()))
         expected = torch.cat([part.flatten() for part in gradient])
         torch.testing.assert_close(problem.columns()[:, column], expected)
+
+
+class Scaled(nn.Module):
+    """A learnt scale without dimensions, tied weights, and integer inputs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(5, 4)
+        self.scale = nn.Parameter(torch.tensor(1.5))
+        self.head = nn.Linear(4, 5, bias=False)
+        self.head.weight = self.embedding.weight
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        return self.scale * self.head(self.embedding(tokens))
+
+
+def test_scalars_tied_weights_and_integer_inputs() -> None:
+    torch.manual_seed(0)
+    model = Scaled().double().eval()
+    tokens, targets = torch.arange(12) % 5, torch.arange(12) % 3
+    problem = from_model(model, "cross_entropy", (tokens, targets), (tokens[:2], targets[:2]), damping=0.1)
+    values = [value.detach() for value in model.parameters()]
+    assert problem.size == sum(value.numel() for value in values) == 21
+
+    def network(scale: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        return scale * nn.functional.embedding(tokens, weight) @ weight.T
+
+    blocks = torch.autograd.functional.jacobian(network, tuple(values))
+    jacobian = torch.cat([block.reshape(12, 5, -1) for block in blocks], dim=2)
+    p = network(*values).softmax(dim=1)
+    curvature = torch.diag_embed(p) - p[:, :, None] * p[:, None, :]
+    expected = (jacobian.mT @ curvature @ jacobian).mean(dim=0)
+    torch.testing.assert_close(problem.operator.dense(), expected, rtol=1e-10, atol=1e-13)
+
+
+def test_inputs_that_require_gradients_leave_no_graph_behind() -> None:
+    inputs = INPUTS.clone().requires_grad_()
+    problem = from_model(
+        linear_model(), "cross_entropy", (inputs, TARGETS), (inputs[:2], TARGETS[:2]), damping=1
+    )
+    assert not problem.columns().requires_grad
+    assert not (problem.operator @ problem.columns()).requires_grad
 
 
 def test_training_gradient_is_the_mean_over_all_data() -> None:

@@ -14,6 +14,8 @@ def eigenvalues_of(**parameters: object) -> torch.Tensor:
 @given(st.integers(1, 12), st.integers(1, 30), st.floats(0.2, 3), st.sampled_from(["equal", "heavy_tailed"]))
 @settings(max_examples=40, deadline=None)
 def test_the_spectrum_is_exactly_the_chosen_one(size: int, count: int, exponent: float, traces: str) -> None:
+    if traces == "heavy_tailed":
+        count += size
     found = eigenvalues_of(dimension=size, num_examples=count, exponent=exponent, traces=traces)
     expected = torch.arange(1, size + 1, dtype=torch.float64) ** -exponent
     expected[count:] = 0
@@ -64,6 +66,7 @@ def test_a_seed_is_a_problem() -> None:
     [
         ({"dimension": 0}, "dimension is 0"),
         ({"exponent": -1.0}, "exponent is -1"),
+        ({"traces": "heavy_tailed", "num_examples": 64}, "more than the dimension"),
         ({"spectrum": "spiked", "spikes": 65}, "spikes is 65"),
         ({"dimension": 2000, "num_examples": 5000}, "lower dimension or num_examples"),
         ({"damping": 0.0}, "damping is 0"),

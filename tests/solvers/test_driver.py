@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -66,8 +67,8 @@ def product(step: int, problem: Problem, b: Tensor) -> Tensor:
 
 
 def solved(step: int, problem: Problem, b: Tensor) -> Tensor:
-    assert problem.reference is not None
-    return problem.reference
+    identity = torch.eye(problem.size, dtype=b.dtype)
+    return torch.linalg.solve(problem.operator.dense() + problem.damping * identity, b)
 
 
 def test_steps_work_and_seconds_end_a_run_at_the_step_that_reaches_them(
@@ -160,6 +161,9 @@ def test_indefinite_problems_have_no_ball_to_leave() -> None:
     problem = Problem("indefinite", operator, 0.499, torch.ones(2, 1, dtype=torch.float64))
     solution = solve(problem, Scripted(solved, count=1))
     assert solution.status is Status.FINISHED
+    runaway = solve(problem, Scripted(lambda step, problem, b: 1e9 * b, count=1))
+    assert runaway.status is Status.DIVERGED
+    assert "indefinite" in runaway.reason
 
 
 def test_breakdown_keeps_the_last_answer(problem: Problem) -> None:
@@ -174,7 +178,7 @@ def test_breakdown_keeps_the_last_answer(problem: Problem) -> None:
         "the third step cannot be taken: use another",
     )
     assert solution.error is not None
-    assert solution.error.max() == 0
+    assert solution.error.max() < 1e-12
 
 
 def test_an_exception_is_a_failed_solution_with_its_traceback(problem: Problem) -> None:
@@ -187,13 +191,66 @@ def test_an_exception_is_a_failed_solution_with_its_traceback(problem: Problem) 
     assert "lost" in solution.reason
 
 
-def test_yielding_nothing_or_the_wrong_shape_is_a_failure(problem: Problem) -> None:
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        (lambda b: b[:, 0], r"shape \(5,\)"),
+        (lambda b: b.float(), "torch.float32"),
+        (lambda b: b.to("meta"), "on meta"),
+        (lambda b: Iterate(b, residual=torch.ones(3)), r"a residual of shape \(3,\)"),
+        (lambda b: Iterate(b, converged=torch.ones(2, 1)), r"a converged of shape \(2, 1\)"),
+        (lambda b: Iterate(b.numpy()), "x a tensor"),
+    ],
+)
+def test_what_is_no_iterate_is_a_failure(
+    problem: Problem, answer: Callable[[Tensor], Any], message: str
+) -> None:
+    solution = solve(problem, Scripted(lambda step, problem, b: answer(b)))
+    assert (solution.status, solution.x) == (Status.FAILED, None)
+    assert re.search(message, solution.reason), solution.reason
+
+
+def test_yielding_nothing_is_a_failure(problem: Problem) -> None:
     nothing = solve(problem, Scripted(product, count=0))
     assert nothing.status is Status.FAILED
     assert "yielded no iterate" in nothing.reason
-    wrong = solve(problem, Scripted(lambda step, problem, b: b[:, 0]))
-    assert wrong.status is Status.FAILED
-    assert "shape (5,)" in wrong.reason
+
+
+def test_leaving_the_interpreter_is_a_failure(problem: Problem) -> None:
+    def leaves(step: int, problem: Problem, b: Tensor) -> Tensor:
+        raise SystemExit(3)
+
+    assert solve(problem, Scripted(leaves)).status is Status.FAILED
+
+
+def test_a_solver_that_overwrites_its_right_hand_side_harms_only_itself(problem: Problem) -> None:
+    before = problem.columns().clone()
+    solution = solve(problem, Scripted(lambda step, problem, b: b.zero_(), count=1, tolerance=1e-6))
+    assert torch.equal(problem.columns(), before)
+    assert solution.status is Status.BUDGET_SPENT
+    assert solution.residual is not None
+    torch.testing.assert_close(solution.residual, torch.ones(2, dtype=torch.float64))
+
+
+def test_an_answer_does_not_share_memory_with_the_problem(problem: Problem) -> None:
+    before = problem.columns().clone()
+    solution = solve(problem, Scripted(lambda step, problem, b: b, count=1))
+    assert solution.x is not None
+    solution.x.zero_()
+    assert torch.equal(problem.columns(), before)
+
+
+def test_without_comparison_no_reference_is_computed(problem: Problem) -> None:
+    solution = solve(problem, Scripted(solved, count=2), compare=False)
+    assert (solution.error, solution.energy_error) == (None, None)
+    assert [record.error for record in solution.history] == [None, None]
+    assert "_reference" not in vars(problem)
+
+
+@pytest.mark.parametrize("columns", [slice(1, 1), slice(5, 9), 1])
+def test_columns_must_be_a_slice_of_those_there_are(problem: Problem, columns: Any) -> None:
+    with pytest.raises(ValueError, match="must be a slice of the 2 columns"):
+        solve(problem, Scripted(product), columns=columns)
 
 
 def test_the_generator_is_closed_when_a_budget_ends_it(problem: Problem) -> None:
