@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def powers_of_two(columns: Tensor) -> Tensor:
-    """For every column (p, k) the power of two next above its largest entry, shape (k,); 1 for a column of zeros.
+    """For every column (p, k) the power of two next above its largest entry, shape (k,); 1 for zeros.
 
     Dividing by it is exact and leaves entries of at most 1.
     """

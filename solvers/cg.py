@@ -42,6 +42,7 @@ class ConjugateGradient(Solver):
             yield Iterate(x, residual, converged)
         best = torch.full_like(residual, float("inf"))
         active = (~converged).nonzero().flatten()
+        size = norms[active]
         r = b[:, active]
         p = r.clone()
         square = r.square().sum(dim=0)
@@ -55,7 +56,7 @@ class ConjugateGradient(Solver):
             r.addcmul_(product, alpha, value=-1)
             previous, square = square, r.square().sum(dim=0)
             p.mul_(square / previous).add_(r)
-            residual[active] = relative = square.sqrt() / norms[active]
+            residual[active] = relative = square.sqrt() / size
             if min(relative.tolist()) > self.tolerance:
                 yield Iterate(x, residual, converged)
                 continue
@@ -71,7 +72,7 @@ class ConjugateGradient(Solver):
             self._check_progress(residual[chosen], best[chosen])
             best[chosen] = residual[chosen]
             keep = ~converged[active]
-            active, r, p, square = active[keep], r[:, keep], p[:, keep], square[keep]
+            active, size, r, p, square = active[keep], size[keep], r[:, keep], p[:, keep], square[keep]
 
     def _apply(self, problem: Problem, vectors: Tensor) -> Tensor:
         return torch.add(problem.operator @ vectors, vectors, alpha=problem.damping)

@@ -71,8 +71,8 @@ def solve(
     """
     budget = Budget(max_steps, max_work, max_seconds)
     b = problem.columns(columns)
-    if compare:
-        _ = problem.reference  # before any clock runs
+    # The reference is computed before any clock runs.
+    compare = compare and problem.reference is not None
     run = _Run(problem, solver, b, columns, budget, compare, on_record)
     try:
         reason = solver.skip(problem)
