@@ -10,7 +10,11 @@ from problems.examples import Examples
 from problems.losses import Loss
 from problems.model_function import ModelFunction
 from problems.operators.base import CurvatureOperator
+from problems.operators.recording import Batch, BlockProduct, Linearised, Parameters, Recorder
 from problems.work import Work
+
+# What the forward passes of one operator leave behind is kept for its next product up to this size.
+KEEP_BYTES = 2**30
 
 
 class GaussNewton(CurvatureOperator):
@@ -29,6 +33,7 @@ class GaussNewton(CurvatureOperator):
         indices: Tensor | None = None,
         pass_size: int = 512,
         work: Work | None = None,
+        recorder: Recorder | None = None,
     ) -> None:
         self.indices = torch.arange(len(examples)) if indices is None else indices
         size, count = function.num_parameters, len(self.indices)
@@ -37,6 +42,9 @@ class GaussNewton(CurvatureOperator):
         self.loss = loss
         self.examples = examples
         self.pass_size = pass_size
+        self._used = False
+        self._kept: dict[int, dict[int, Linearised]] = {}
+        self.recorder = recorder or Recorder(block_product(function, loss))
 
     @property
     def is_psd(self) -> bool:
@@ -62,25 +70,52 @@ class GaussNewton(CurvatureOperator):
             indices=self.indices if indices is None else indices,
             pass_size=self.pass_size,
             work=self.work,
+            recorder=self.recorder if function is None else None,
         )
 
     def _product(self, columns: Tensor) -> Tensor:
-        tangents = self.function.unflatten(columns)
-        product = torch.zeros_like(columns)
-        for inputs, _ in self.examples.passes(self.indices, self.pass_size):
-            product += self._sum_over(inputs, tangents)
-        return product / self.num_examples
+        # Each vector in one piece; right-hand sides that are gradients already come so.
+        vectors = columns.T.contiguous()
+        total = torch.zeros_like(vectors)
+        for number, (inputs, _) in enumerate(self.examples.passes(self.indices, self.pass_size)):
+            linearised = self._kept.pop(number, {})
+            self.recorder.add_products(self.function.parameters, (inputs,), vectors, total, linearised)
+            self._keep(number, linearised)
+        self._used = True
+        return total.div_(self.num_examples).T
 
-    def _sum_over(self, inputs: Tensor, tangents: dict[str, Tensor]) -> Tensor:
-        """Σ Jᵢᵀ Sᵢ Jᵢ V over one pass, columns (p, k)."""
+    def _keep(self, number: int, linearised: dict[int, Linearised]) -> None:
+        """From the second product on, keep the forward pass of batch `number` while there is room."""
+        held = sum(each.bytes for passes in (*self._kept.values(), linearised) for each in passes.values())
+        if self._used and held <= KEEP_BYTES:
+            self._kept[number] = linearised
 
-        def network(parameters: dict[str, Tensor]) -> Tensor:
-            return self.function.outputs(parameters, inputs)
 
-        def pushforward(tangent: dict[str, Tensor]) -> Tensor:
-            return jvp(network, (self.function.parameters,), (tangent,))[1]
+def block_product(function: ModelFunction, loss: Loss) -> BlockProduct:
+    """(parameters, (inputs,), V) ↦ Σ Jᵢᵀ Sᵢ Jᵢ V in one forward pass, V and the product of shape (c, p).
 
-        outputs, pullback = vjp(network, self.function.parameters)  # type: ignore[misc]  # no aux here
-        output_tangents = vmap(pushforward)(tangents)
-        curved = vmap(lambda tangent: self.loss.hessian_product(outputs, tangent))(output_tangents)
-        return self.function.flatten(vmap(pullback)(curved)[0])
+    Tangents go along with the values (forward mode) while the values' graph is recorded for the pullback:
+    1 forward pass, and for each of the c vectors 2 for its tangents and 2 for its pullback.
+    """
+
+    def product(parameters: Parameters, batch: Batch, vectors: Tensor) -> Tensor:
+        (inputs,) = batch
+
+        def values_and_tangents(parameters: Parameters) -> tuple[Tensor, Tensor]:
+            def pushforward(tangent: Parameters) -> tuple[Tensor, Tensor]:
+                return jvp(lambda p: function.outputs(p, inputs), (parameters,), (tangent,))  # type: ignore[return-value]
+
+            tangents = function.unflatten(vectors.T)
+            if len(vectors) == 1:
+                return pushforward({name: part[0] for name, part in tangents.items()})
+            return vmap(pushforward, out_dims=(None, 0))(tangents)  # type: ignore[arg-type]
+
+        outputs, pullback, output_tangents = vjp(values_and_tangents, parameters, has_aux=True)  # type: ignore[misc]
+        curved = loss.hessian_product(outputs, output_tangents)
+        if len(vectors) == 1:
+            gradients = {name: part[None] for name, part in pullback(curved)[0].items()}
+        else:
+            gradients = vmap(pullback)(curved)[0]
+        return function.flatten(gradients).T
+
+    return product

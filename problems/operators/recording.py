@@ -1,0 +1,186 @@
+"""Products recorded once per shape and replayed, with what does not depend on the vector computed once."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, fx
+from torch.func import functionalize
+from torch.fx.experimental.proxy_tensor import make_fx
+
+Parameters = dict[str, Tensor]
+Batch = tuple[Tensor, ...]
+# (parameters, batch, V) ↦ products with the vectors V (c, p), shape (c, p), linear in V.
+BlockProduct = Callable[[Parameters, Batch, Tensor], Tensor]
+
+# Recording takes as long as some ten products; for fewer than these it would not pay. A count and not a
+# clock decides, so that a run takes the same path every time.
+RECORD_AFTER = 16
+# Where one vector's multiplications, about examples × p, are fewer than this, their kernels are shorter than
+# the time to launch them, and several vectors go through the network together. Larger ones go one by
+# one: on the CPU that is faster, since their intermediates stay in the cache, and takes less memory.
+BLOCK_MULTIPLICATIONS = 2**24
+LARGEST_BLOCK = 64
+
+
+@dataclass(frozen=True)
+class Recording:
+    """A product as two graphs of aten operations: the forward pass, and what is linear in v.
+
+    The same operations that the eager product runs, so the same numbers; without autograd's bookkeeping,
+    and with every intermediate freed after its last use.
+    """
+
+    primal: fx.GraphModule
+    linear: fx.GraphModule
+
+    def linearise(self, parameters: Parameters, batch: Batch) -> Linearised:
+        """Run the forward pass for `batch`."""
+        with torch.no_grad():
+            residuals = self.primal(*parameters.values(), *batch)
+        return Linearised(
+            self.linear, residuals, _bytes(residuals, apart_from=[*parameters.values(), *batch])
+        )
+
+
+@dataclass(frozen=True)
+class Linearised:
+    """V ↦ product for one batch whose forward pass is done; `bytes` is the memory that pass left behind."""
+
+    linear: fx.GraphModule
+    residuals: list[Tensor]
+    bytes: int
+
+    def __call__(self, vectors: Tensor) -> Tensor:
+        with torch.no_grad():
+            return self.linear(*self.residuals, vectors)
+
+
+class Recorder:
+    """Recordings of one product by shape and dtype, shared by an operator, its mini-batches and its copies."""
+
+    def __init__(self, product: BlockProduct) -> None:
+        self.product = product
+        self._eager: Counter[Hashable] = Counter()
+        # None where a recording failed: the network branches on its data, say.
+        self._recordings: dict[Hashable, Recording | None] = {}
+
+    def add_products(
+        self,
+        parameters: Parameters,
+        batch: Batch,
+        vectors: Tensor,
+        total: Tensor,
+        linearised: dict[int, Linearised],
+    ) -> None:
+        """Add to `total` (k, p) the products of `batch` with `vectors` (k, p), block by block.
+
+        Forward passes are taken from `linearised`, by length of block, and left there.
+        """
+        size = _block_size(batch, vectors)
+        for block, target in zip(vectors.split(size), total.split(size), strict=True):
+            length = len(block)
+            if length not in linearised:
+                recording = self._recording(parameters, batch, block)
+                if recording is None:
+                    target += self.product(parameters, batch, block)
+                    continue
+                linearised[length] = recording.linearise(parameters, batch)
+            target += linearised[length](block)
+
+    def _recording(self, parameters: Parameters, batch: Batch, block: Tensor) -> Recording | None:
+        """The recording for these shapes, made after RECORD_AFTER eager products; None before."""
+        key = (len(block), block.dtype, *((part.shape, part.dtype, part.device) for part in batch))
+        if key not in self._recordings:
+            self._eager[key] += 1
+            if self._eager[key] <= RECORD_AFTER:
+                return None
+            self._recordings[key] = _record(self.product, parameters, batch, block)
+        return self._recordings[key]
+
+
+def _bytes(tensors: list[Tensor], apart_from: list[Tensor]) -> int:
+    storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in tensors}
+    for tensor in apart_from:
+        storages.pop(tensor.untyped_storage().data_ptr(), None)
+    return sum(storages.values())
+
+
+def _block_size(batch: Batch, vectors: Tensor) -> int:
+    multiplications = batch[0].shape[0] * vectors.shape[1]
+    return min(max(1, BLOCK_MULTIPLICATIONS // multiplications), LARGEST_BLOCK, len(vectors))
+
+
+def _record(product: BlockProduct, parameters: Parameters, batch: Batch, block: Tensor) -> Recording | None:
+    """Trace the product and split it; None where tracing fails or the replay gives other numbers."""
+    names = list(parameters)
+
+    def flat(*arguments: Tensor) -> Tensor:
+        given = dict(zip(names, arguments[: len(names)], strict=True))
+        return product(given, arguments[len(names) : -1], arguments[-1])
+
+    try:
+        # Functionalised: an operation in place would overwrite what the other half still reads.
+        traced = make_fx(functionalize(flat))(*parameters.values(), *batch, block)
+        recording = split(traced)
+        replayed = recording.linearise(parameters, batch)(block)
+    except Exception:
+        return None
+    expected = product(parameters, batch, block)
+    tolerance = 1e3 * torch.finfo(block.dtype).eps
+    agrees = (replayed - expected).abs().amax() <= tolerance * expected.abs().amax()
+    return recording if agrees else None
+
+
+def split(traced: fx.GraphModule) -> Recording:
+    """The graph in two: what does not depend on its last argument, and what does."""
+    traced.graph.eliminate_dead_code()
+    merge_common_subexpressions(traced.graph)
+    nodes = list(traced.graph.nodes)
+    vector = [node for node in nodes if node.op == "placeholder"][-1]
+    dependent = {vector}
+    for node in nodes:
+        if any(source in dependent for source in node.all_input_nodes):
+            dependent.add(node)
+    kept = [node for node in nodes if node not in dependent and any(user in dependent for user in node.users)]
+
+    primal = fx.Graph()
+    copies: dict[fx.Node, fx.Node] = {}
+    for node in nodes:
+        if node not in dependent and node.op != "output":
+            copies[node] = primal.node_copy(node, copies.__getitem__)
+    primal.output([copies[node] for node in kept])
+
+    linear = fx.Graph()
+    copies = {node: linear.placeholder(f"residual_{index}") for index, node in enumerate(kept)}
+    for node in nodes:
+        if node in dependent:
+            copies[node] = linear.node_copy(node, copies.__getitem__)
+    primal.eliminate_dead_code()
+    return Recording(fx.GraphModule(traced, primal), fx.GraphModule(traced, linear))
+
+
+def merge_common_subexpressions(graph: fx.Graph) -> None:
+    """Let operations with the same arguments share one result; the graph must be free of mutation."""
+    seen: dict[Hashable, fx.Node] = {}
+    for node in list(graph.nodes):
+        if node.op != "call_function":
+            continue
+        key = (node.target, _hashable(node.args), _hashable(node.kwargs))
+        if key in seen:
+            node.replace_all_uses_with(seen[key])
+            graph.erase_node(node)
+        else:
+            seen[key] = node
+
+
+def _hashable(argument: object) -> Hashable:
+    if isinstance(argument, dict):
+        return tuple((key, _hashable(value)) for key, value in argument.items())
+    if isinstance(argument, list | tuple):
+        return tuple(_hashable(value) for value in argument)
+    # 1, 1.0 and True are equal but not the same argument.
+    return (type(argument), argument)
