@@ -28,7 +28,7 @@ from problems.model_function import ModelFunction
 from problems.operators.recording import RECORD_AFTER
 
 COLUMNS = 8
-ROUNDS = 7
+ROUNDS = 11
 
 
 @dataclass(frozen=True)

@@ -43,6 +43,7 @@ class GaussNewton(CurvatureOperator):
         self.examples = examples
         self.pass_size = pass_size
         self._used = False
+        self._versions: list[int] = []
         self._kept: dict[int, dict[int, Linearised]] = {}
         self.recorder = recorder or Recorder(block_product(function, loss))
 
@@ -76,6 +77,7 @@ class GaussNewton(CurvatureOperator):
     def _product(self, columns: Tensor) -> Tensor:
         # Each vector in one piece; right-hand sides that are gradients already come so.
         vectors = columns.T.contiguous()
+        self._forget_if_changed()
         total = torch.zeros_like(vectors)
         for number, (inputs, _) in enumerate(self.examples.passes(self.indices, self.pass_size)):
             linearised = self._kept.pop(number, {})
@@ -83,6 +85,16 @@ class GaussNewton(CurvatureOperator):
             self._keep(number, linearised)
         self._used = True
         return total.div_(self.num_examples).T
+
+    def _forget_if_changed(self) -> None:
+        # torch counts what is written to a tensor in place, as an optimiser's step does.
+        versions = [
+            value._version
+            for value in (*self.function.parameters.values(), *self.function.constants.values())
+        ]
+        if versions != self._versions:
+            self._kept.clear()
+            self._versions = versions
 
     def _keep(self, number: int, linearised: dict[int, Linearised]) -> None:
         """From the second product on, keep the forward pass of batch `number` while there is room."""

@@ -60,7 +60,7 @@ class Linearised:
 
 
 class Recorder:
-    """Recordings of one product by shape and dtype, shared by an operator, its mini-batches and its copies."""
+    """Recordings of one product by shape and dtype, shared by an operator and its mini-batches."""
 
     def __init__(self, product: BlockProduct) -> None:
         self.product = product
