@@ -12,6 +12,7 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 import torch
@@ -51,6 +52,21 @@ class Network:
         loss = F.cross_entropy(outputs.flatten(0, -2), self.targets.flatten())
         return torch.autograd.grad(loss, list(self.model.parameters()))
 
+    def curvlinops(self) -> Any:
+        """The same matrix as curvlinops has it; None where that is not installed."""
+        try:
+            import curvlinops
+        except ImportError:
+            return None
+        function = nn.Sequential(self.model, nn.Flatten(0, 1)) if self.targets.ndim == 2 else self.model
+        return curvlinops.GGNLinearOperator(
+            function,
+            nn.CrossEntropyLoss(),
+            list(self.model.parameters()),
+            [(self.inputs, self.targets.flatten())],
+            check_deterministic=False,
+        )
+
 
 def _network(name: str) -> Network:
     torch.manual_seed(0)
@@ -78,6 +94,10 @@ def bench_products(benchmark: BenchmarkFixture, name: str) -> None:
     eager = network.operator()
     eager.recorder._recordings = _Never()
     work["eager"] = lambda: eager.subset(everything) @ vectors[:, 0]
+    peer = network.curvlinops()
+    if peer is not None:
+        work["curvlinops"] = lambda: peer @ vectors[:, 0]
+        work[f"curvlinops, {COLUMNS} columns"] = lambda: peer @ vectors
     began = time.perf_counter()
     for _ in range(RECORD_AFTER + 1):
         work["one column"]()

@@ -111,7 +111,9 @@ def _bytes(tensors: list[Tensor], apart_from: list[Tensor]) -> int:
 
 def _block_size(batch: Batch, vectors: Tensor) -> int:
     multiplications = batch[0].shape[0] * vectors.shape[1]
-    return min(max(1, BLOCK_MULTIPLICATIONS // multiplications), LARGEST_BLOCK, len(vectors))
+    fitting = min(max(1, BLOCK_MULTIPLICATIONS // multiplications), LARGEST_BLOCK, len(vectors))
+    # A power of two, so that blocks of different lengths, each with a recording of its own, are few.
+    return 1 << (fitting.bit_length() - 1)
 
 
 def _record(product: BlockProduct, parameters: Parameters, batch: Batch, block: Tensor) -> Recording | None:
