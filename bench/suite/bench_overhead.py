@@ -36,8 +36,8 @@ def problem() -> Problem:
     generator = torch.Generator().manual_seed(0)
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(784, 126), nn.Tanh(), nn.Linear(126, 10)).eval()
-    inputs = torch.randn(512, 784, generator=generator)
-    targets = torch.randint(10, (512,), generator=generator)
+    inputs = torch.randn(1536, 784, generator=generator)
+    targets = torch.randint(10, (1536,), generator=generator)
     problem = from_model(model, "cross_entropy", (inputs, targets), (inputs[:1], targets[:1]), damping=0.01)
     assert problem.task is not None
     operator = Timed(problem.task.function, problem.task.loss, problem.task.training)
