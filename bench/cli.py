@@ -25,6 +25,7 @@ from bench import experiment as experiments
 from bench import runner
 from bench.specification import parse
 from bench.store import Store
+from problems.validation import explain
 
 app = typer.Typer(
     help="Compare solvers of inverse Hessian-vector products, x = (H + λI)⁻¹ b.",
@@ -126,7 +127,7 @@ def main() -> None:
     try:
         app()
     except (ValueError, OSError) as error:
-        message = experiments.explain(error) if isinstance(error, ValidationError) else str(error)
+        message = explain(error) if isinstance(error, ValidationError) else str(error)
         errors.print(
             f"ihvp-bench: {message}", style="bold red", highlight=False, markup=False, soft_wrap=True
         )

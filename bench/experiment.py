@@ -17,7 +17,7 @@ import problems
 import solvers
 from bench.specification import Specification
 from problems import ProblemFamily
-from problems.validation import unknown
+from problems.validation import explain, unknown
 from solvers import Budget, Solver
 
 DEFAULT = "quickstart"
@@ -48,16 +48,8 @@ class SolverEntry(_Strict):
     only_on: tuple[str, ...] | None = None
 
 
-class BudgetEntry(_Strict):
-    """Limits to each solve, as in `solvers.solve`."""
-
-    max_steps: Annotated[int, Field(gt=0)] | None = None
-    max_work: Annotated[float, Field(gt=0)] | None = None
-    max_seconds: Annotated[float, Field(gt=0)] | None = None
-
-
 class Experiment(_Strict):
-    """What is asked for; `cells()` lists the runs that answer it."""
+    """What is asked for; `plan` lists the solves that answer it."""
 
     name: Annotated[str, Field(pattern=r"^[\w.-]+$")] = "custom"
     title: str = ""
@@ -69,7 +61,7 @@ class Experiment(_Strict):
     problem_seed: Annotated[int, Field(ge=0)] = 0
     dtype: Literal["float32", "float64"] = "float64"
     device: str = "cpu"
-    budget: BudgetEntry = BudgetEntry()
+    budget: Budget = Budget()
 
     def with_changes(
         self,
@@ -84,10 +76,6 @@ class Experiment(_Strict):
             changes["solvers"] = [{"name": s.name, "settings": s.settings} for s in solver_specifications]
         changed = {**self.model_dump(), **{key: value for key, value in changes.items() if value is not None}}
         return self.model_validate(changed)
-
-    def limits(self) -> Budget:
-        """The budget of each solve."""
-        return Budget(**self.budget.model_dump())
 
 
 @dataclass(frozen=True)
@@ -170,16 +158,6 @@ def available() -> dict[str, Experiment]:
         stem = resource.name.removesuffix(".toml")
         found[stem] = _parse(resource.read_text(encoding="utf-8"), stem, resource.name)
     return found
-
-
-def explain(error: ValidationError) -> str:
-    """A pydantic error as one line per wrong value."""
-    lines = []
-    for detail in error.errors():
-        where = ".".join(str(part) for part in detail["loc"]) or "experiment"
-        given = "" if detail["type"] == "missing" else f" (given: {detail['input']!r})"
-        lines.append(f"{where}: {detail['msg']}{given}")
-    return "; ".join(lines)
 
 
 def _parse(text: str, stem: str, where: str) -> Experiment:

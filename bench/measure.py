@@ -51,17 +51,14 @@ def measure(
     budget: Budget,
     on_record: Callable[[Record], None] | None = None,
 ) -> tuple[dict[str, Any], pd.DataFrame]:
-    """Run one cell; its row, and one row for each recorded iterate."""
+    """Run one cell; its row, and one row for each recorded iterate.
+
+    Every cell starts cold: what it gains from its own earlier products is in its time, and nothing that
+    another solver's products left behind.
+    """
+    problem.operator.forget()
     with PeakMemory(problem.operator.device) as peak:
-        solution = solve(
-            problem,
-            cell.solver,
-            seed=cell.seed,
-            max_steps=budget.max_steps,
-            max_work=budget.max_work,
-            max_seconds=budget.max_seconds,
-            on_record=on_record,
-        )
+        solution = solve(problem, cell.solver, seed=cell.seed, on_record=on_record, **asdict(budget))
     key = {"problem": cell.problem, "solver": cell.solver_label, "seed": cell.seed}
     row = key | _asked(cell, family) | _outcome(solution) | {"peak_memory_bytes": peak.bytes}
     return row | _facts(problem) | asdict(unit), _curve(solution, key)

@@ -145,7 +145,7 @@ def _run_cell(
 
     problem, unit = built
     try:
-        row, curve = measure(cell, family, problem, unit, plan.experiment.limits(), show)
+        row, curve = measure(cell, family, problem, unit, plan.experiment.budget, show)
     except Exception as error:
         row, curve = failed(cell, family, error)
     store.write_cell(cell.index, row, curve)

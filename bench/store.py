@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+
+from problems.files import write_whole
 
 
 class Store:
@@ -42,7 +41,7 @@ class Store:
     def write_run(self, run: dict[str, Any]) -> None:
         """Write run.json anew."""
         text = json.dumps(run, indent=2, ensure_ascii=False) + "\n"
-        _write(self.directory / "run.json", lambda path: path.write_text(text, encoding="utf-8"))
+        write_whole(self.directory / "run.json", lambda path: path.write_text(text, encoding="utf-8"))
 
     def read_run(self) -> dict[str, Any]:
         """What run.json says; ValueError where there is none or it is damaged."""
@@ -63,9 +62,9 @@ class Store:
 
     def write_cell(self, index: int, cell: dict[str, Any], curve: pd.DataFrame) -> None:
         """Keep a finished cell. Its curve goes first: a cell that is there has its curve."""
-        _write(self._path("curves", index), lambda path: curve.to_parquet(path, index=False))
+        write_whole(self._path("curves", index), lambda path: curve.to_parquet(path, index=False))
         frame = pd.DataFrame([cell])
-        _write(self._path("cells", index), lambda path: frame.to_parquet(path, index=False))
+        write_whole(self._path("cells", index), lambda path: frame.to_parquet(path, index=False))
 
     def read(self) -> tuple[pd.DataFrame, pd.DataFrame]:
         """All cells and the curves of those cells; ValueError where there are none."""
@@ -78,16 +77,3 @@ class Store:
 
     def _path(self, kind: str, index: int) -> Path:
         return self.directory / kind / f"{index:04d}.parquet"
-
-
-def _write(path: Path, write: Callable[[Path], Any]) -> None:
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".tmp")
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        write(temporary)
-        temporary.chmod(0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise

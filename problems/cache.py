@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import tempfile
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,6 +13,8 @@ import platformdirs
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+
+from problems.files import write_whole
 
 ENVIRONMENT_VARIABLE = "IHVP_BENCH_CACHE"
 
@@ -44,14 +45,7 @@ def save_checkpoint(path: Path, tensors: dict[str, Tensor]) -> None:
     """Write `tensors` to `path`, whole or not at all; a cache that cannot be written is only a warning."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
-        os.close(handle)
-        try:
-            save_file(tensors, temporary)
-            os.replace(temporary, path)
-        except BaseException:
-            os.unlink(temporary)
-            raise
+        write_whole(path, lambda file: save_file(tensors, file))
     except OSError as error:
         warnings.warn(
             f"the checkpoint cannot be kept in {path.parent} ({error}); it will be trained again next time. "

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
-from problems.validation import unknown
+from problems.validation import explain, unknown
 
 T = TypeVar("T")
 
@@ -82,20 +82,7 @@ def construct(cls: type[T], settings: Mapping[str, Any], label: str) -> T:
     try:
         return TypeAdapter(cls).validate_python(dict(settings))
     except ValidationError as error:
-        raise ValueError(f"{label}: {_explain(error)}") from None
-
-
-def _explain(error: ValidationError) -> str:
-    parts = []
-    for detail in error.errors():
-        where = ".".join(str(part) for part in detail["loc"])
-        if detail["type"] == "missing":
-            parts.append(f"the setting {where} is missing and has no default")
-        elif detail["type"] == "value_error":
-            parts.append(str(detail["ctx"]["error"]))
-        else:
-            parts.append(f"{where} is {detail['input']!r}: {detail['msg']}")
-    return "; ".join(parts)
+        raise ValueError(f"{label}: {explain(error)}") from None
 
 
 def _classes(module: ModuleType, base: type[T], stem: str) -> dict[str, type[T]]:

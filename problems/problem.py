@@ -131,17 +131,23 @@ class Problem:
         reference = self._reference_columns(columns)
         if reference is None:
             return None
-        eigenvalues, eigenvectors = self.ground_truth.eigen
-        weights = (eigenvalues + self.damping).clamp_min(0).sqrt()[:, None]
-        return relative_norms(
-            weights * (eigenvectors.T @ (x - reference)), weights * (eigenvectors.T @ reference)
-        )
+        return relative_norms(self._energy(x - reference), self._reference_energy[:, columns or slice(None)])
 
     @cached_property
     def _reference(self) -> tuple[Tensor, float] | None:
         if not self.ground_truth.in_reach:
             return None
         return self.ground_truth.solve(self.columns(), self.damping)
+
+    @cached_property
+    def _reference_energy(self) -> Tensor:
+        assert self.reference is not None
+        return self._energy(self.reference)
+
+    def _energy(self, columns: Tensor) -> Tensor:
+        """Coordinates whose 2-norm is the energy norm, shape (p, k)."""
+        eigenvalues, eigenvectors = self.ground_truth.eigen
+        return (eigenvalues + self.damping).clamp_min(0).sqrt()[:, None] * (eigenvectors.T @ columns)
 
     def _reference_columns(self, columns: slice | None) -> Tensor | None:
         return None if self.reference is None else self.reference[:, columns or slice(None)]

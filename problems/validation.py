@@ -6,6 +6,7 @@ import difflib
 from collections.abc import Iterable
 
 import torch
+from pydantic import ValidationError
 from torch import Tensor
 
 
@@ -27,6 +28,21 @@ def check_counts(**counts: int) -> None:
     for name, count in counts.items():
         if count < 1:
             raise ValueError(f"{name} is {count}; it must be at least 1")
+
+
+def explain(error: ValidationError) -> str:
+    """What pydantic found wrong, in one line: each value's place, what was given and what is allowed."""
+    parts = []
+    for detail in error.errors():
+        where = ".".join(str(part) for part in detail["loc"])
+        if detail["type"] == "missing":
+            parts.append(f"{where} is missing and has no default")
+        elif detail["type"] == "value_error":
+            reason = str(detail["ctx"]["error"])
+            parts.append(f"{where}: {reason}" if where else reason)
+        else:
+            parts.append(f"{where} is {detail['input']!r}: {detail['msg']}")
+    return "; ".join(parts)
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> str:

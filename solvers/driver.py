@@ -272,11 +272,9 @@ class _Run:
         return largest([length / limit if limit else length * 0 for length, limit in pairs])
 
     def _error(self, x: Tensor | None) -> Tensor | None:
-        return (
-            self.problem.error(self._in_units_of_b(x), self.columns)
-            if self.compare and x is not None
-            else None
-        )
+        if not self.compare or x is None:
+            return None
+        return self.problem.error(self._in_units_of_b(x), self.columns)
 
     def _energy_error(self, x: Tensor | None) -> Tensor | None:
         if not self.compare or x is None:

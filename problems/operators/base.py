@@ -52,6 +52,10 @@ class CurvatureOperator(ABC):
         self.work.count_product(self.shape[0], self.num_examples)
         return self._dense()
 
+    def forget(self) -> None:
+        """Drop what earlier products left behind to speed up later ones, so that all solves start alike."""
+        return
+
     @property
     @abstractmethod
     def is_psd(self) -> bool:

@@ -57,6 +57,11 @@ class GaussNewton(CurvatureOperator):
     def to(self, dtype: torch.dtype) -> GaussNewton:
         return self._derived(function=self.function.to(dtype), examples=self.examples.to(dtype))
 
+    def forget(self) -> None:
+        self._used = False
+        self._kept.clear()
+        self.recorder = Recorder(self.recorder.product)
+
     def _derived(
         self,
         *,

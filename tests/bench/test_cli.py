@@ -30,23 +30,17 @@ def invoke(*arguments: str, monkeypatch: pytest.MonkeyPatch) -> int:
     return int(ended.value.code or 0)
 
 
+def small_run(out: Path, *solvers: str) -> list[str]:
+    """`run` of these solvers on one small problem with one seed."""
+    chosen = [argument for solver in solvers for argument in ("-s", solver)]
+    return ["run", "-p", QUADRATIC, *chosen, "--seeds", "1", "--out", str(out)]
+
+
 def test_run_writes_where_it_says_and_report_rebuilds_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "run"
-    arguments = [
-        "run",
-        "-p",
-        QUADRATIC,
-        "-s",
-        "cg:tolerance=1e-8",
-        "-s",
-        "exact",
-        "--seeds",
-        "1",
-        "--out",
-        str(out),
-    ]
+    arguments = small_run(out, "cg:tolerance=1e-8", "exact")
     assert invoke(*arguments, monkeypatch=monkeypatch) == 0
     output = capsys.readouterr().out
     assert f"Report: {out}/report/index.html" in output
@@ -58,20 +52,7 @@ def test_run_writes_where_it_says_and_report_rebuilds_it(
 
 def test_dtype_is_passed_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / "run"
-    arguments = [
-        "run",
-        "-p",
-        QUADRATIC,
-        "-s",
-        "exact",
-        "--seeds",
-        "1",
-        "--dtype",
-        "float32",
-        "--out",
-        str(out),
-    ]
-    assert invoke(*arguments, monkeypatch=monkeypatch) == 0
+    assert invoke(*small_run(out, "exact"), "--dtype", "float32", monkeypatch=monkeypatch) == 0
     assert list(Store(out).read()[0]["dtype"]) == ["float32"]
 
 
@@ -81,7 +62,7 @@ def test_a_failed_cell_is_told_by_the_exit_code(
     failing = tmp_path / "failing.py"
     failing.write_text(FAILING)
     out = tmp_path / "run"
-    arguments = ["run", "-p", QUADRATIC, "-s", str(failing), "-s", "cg", "--seeds", "1", "--out", str(out)]
+    arguments = small_run(out, str(failing), "cg")
     assert invoke(*arguments, monkeypatch=monkeypatch) == 1
     assert "1 cells failed" in capsys.readouterr().err
     assert list(Store(out).read()[0]["status"]) == ["failed", "converged"]
@@ -97,7 +78,7 @@ def test_a_failed_cell_is_told_by_the_exit_code(
         (["run", "-p", "quadratik"], "did you mean 'quadratic'"),
         (["run", "-p", "quadratic:dimension=0"], "dimension is 0"),
         (["run", "-p", "quadratic:damping=-1", "-s", "cg"], "damping is -1"),
-        (["run", "--dtype", "float16"], "dtype: .*given: 'float16'"),
+        (["run", "--dtype", "float16"], "dtype is 'float16': .*'float32' or 'float64'"),
         (["run", "--device", "abacus"], "device is 'abacus'"),
         (["run", "--device", "meta"], "device is 'meta'"),
         (["run", "--resume"], "name it with --out"),

@@ -101,13 +101,13 @@ def test_a_device_that_is_not_there_is_refused() -> None:
     ("text", "message"),
     [
         ("problems = [", "is not valid TOML"),
-        ("problems = []\nsolvers = []", "problems: .*at least 1 item"),
-        ("seeds = [-1]", "seeds.0: .*greater than or equal to 0.*given: -1"),
-        ("dtype = 'float8'", "dtype: .*'float32' or 'float64'.*given: 'float8'"),
-        ("name = '../elsewhere'", "name: String should match pattern"),
-        ("sead = 1", "sead: Extra inputs are not permitted"),
-        ("[budget]\nmax_seconds = 0", "budget.max_seconds: .*greater than 0"),
-        ("", "solvers: Field required"),
+        ("problems = []\nsolvers = []", r"problems is \[\]: .*at least 1 item"),
+        ("seeds = [-1]", "seeds.0 is -1: .*greater than or equal to 0"),
+        ("dtype = 'float8'", "dtype is 'float8': .*'float32' or 'float64'"),
+        ("name = '../elsewhere'", "name is '../elsewhere': String should match pattern"),
+        ("sead = 1", "sead is 1: Extra inputs are not permitted"),
+        ("[budget]\nmax_seconds = 0", "budget: .*max_seconds is 0.0; a budget must be > 0"),
+        ("", "solvers is missing"),
     ],
 )
 def test_a_wrong_file_is_refused(tmp_path: Path, text: str, message: str) -> None:

@@ -48,6 +48,23 @@ def test_a_failed_cell_has_a_row_and_an_empty_curve_of_the_same_types() -> None:
     assert (curves[0].dtypes == curves[1].dtypes).all()
 
 
+def test_every_cell_starts_cold() -> None:
+    """Else a solver's seconds would depend on which solvers ran before it."""
+    family = problems.family("softmax_regression", pooling=4, training_size=150)
+    problem = family.build(device=torch.device("cpu"), dtype=torch.float64, seed=0)
+    found = []
+
+    class Looks(type(load("identity"))):  # type: ignore[misc]
+        def prepare(self, problem: problems.Problem, generator: torch.Generator) -> None:
+            found.append(len(problem.operator.recorder._recordings))  # type: ignore[attr-defined]
+
+    for solver in (load("cg"), Looks()):
+        measure(PlannedCell(0, "s", "x", solver, 0), family, problem, Unit(1.0, 2.0), Budget())
+    assert found == [0]
+    solve(problem, load("cg"))
+    assert problem.operator.recorder._recordings  # type: ignore[attr-defined]  # cg does leave some behind
+
+
 def test_units_are_measured_where_there_is_a_model() -> None:
     quadratic = measure_unit(problems.load("quadratic"))
     assert quadratic.product_seconds > 0

@@ -83,12 +83,22 @@ RANDOM_PROBLEMS = [
 ]
 
 
-@pytest.mark.parametrize(("seed", "heavy_tailed", "damping", "batch_size"), RANDOM_PROBLEMS)
+on_random_problems = pytest.mark.parametrize(
+    ("seed", "heavy_tailed", "damping", "batch_size"), RANDOM_PROBLEMS
+)
+
+
+def random_problem(seed: int, heavy_tailed: bool, damping: float) -> tuple[Problem, torch.Tensor]:
+    """A problem of 30 rank-one examples, and those examples."""
+    per_example = random_psd_examples(30, 6, seed=seed, heavy_tailed=heavy_tailed)
+    return dense_problem(per_example, damping=damping, seed=seed), per_example
+
+
+@on_random_problems
 def test_sampled_runs_are_safe_at_half_the_threshold(
     seed: int, heavy_tailed: bool, damping: float, batch_size: int
 ) -> None:
-    per_example = random_psd_examples(30, 6, seed=seed, heavy_tailed=heavy_tailed)
-    problem = dense_problem(per_example, damping=damping, seed=seed)
+    problem, per_example = random_problem(seed, heavy_tailed, damping)
     step_size = 0.5 * mean_square_threshold(per_example, damping, batch_size)
     num_steps = min(2000, round(3 / (step_size * damping)) + 50)
     for run in range(3):
@@ -96,12 +106,11 @@ def test_sampled_runs_are_safe_at_half_the_threshold(
         assert solution.status is Status.FINISHED, solution.reason
 
 
-@pytest.mark.parametrize(("seed", "heavy_tailed", "damping", "batch_size"), RANDOM_PROBLEMS)
+@on_random_problems
 def test_sampled_runs_always_diverge_at_twice_the_means_edge(
     seed: int, heavy_tailed: bool, damping: float, batch_size: int
 ) -> None:
-    per_example = random_psd_examples(30, 6, seed=seed, heavy_tailed=heavy_tailed)
-    problem = dense_problem(per_example, damping=damping, seed=seed)
+    problem, _ = random_problem(seed, heavy_tailed, damping)
     assert problem.eigenvalues is not None
     step_size = 4 / (float(problem.eigenvalues[-1]) + damping)
     for run in range(3):

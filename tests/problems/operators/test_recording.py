@@ -129,6 +129,19 @@ def test_kept_passes_have_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     assert all(each.bytes == 0 for kept in operator._kept.values() for each in kept.values())
 
 
+def test_forgetting_starts_anew_and_changes_no_number() -> None:
+    operator = make_operator("mlp")
+    vector = torch.randn(operator.shape[0], dtype=torch.float64)
+    for _ in range(RECORD_AFTER + 3):
+        before = operator @ vector
+    assert recorded(operator)
+    assert operator._kept
+    operator.forget()
+    assert not recorded(operator)
+    assert not operator._kept
+    assert torch.equal(operator @ vector, before)
+
+
 def test_a_step_of_training_is_noticed() -> None:
     """Parameters are shared with the model: H follows them, and no kept forward pass is used for others."""
     operator = make_operator("mlp")
