@@ -10,7 +10,10 @@ import torch
 from problems import discovery
 from problems.operators.base import CurvatureOperator
 from problems.operators.dense import DenseOperator
+from problems.operators.fisher import EmpiricalFisher, MonteCarloFisher
 from problems.operators.ggn import GaussNewton
+from problems.operators.hessian import Hessian
+from problems.operators.network import NetworkOperator
 from problems.problem import Columns, Problem, ProblemFamily, from_model
 from problems.task import Task
 
@@ -18,7 +21,11 @@ __all__ = [
     "Columns",
     "CurvatureOperator",
     "DenseOperator",
+    "EmpiricalFisher",
     "GaussNewton",
+    "Hessian",
+    "MonteCarloFisher",
+    "NetworkOperator",
     "Problem",
     "ProblemFamily",
     "Task",

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.func import jvp
 
-from problems.examples import Examples
+from problems.examples import Examples, tensors
 from problems.losses import Loss
 from problems.model_function import ModelFunction
 from problems.validation import check_finite
@@ -24,6 +25,7 @@ def check_deterministic(function: ModelFunction, loss: Loss, *datasets: Examples
     _check_modules(function.model)
     for examples in datasets:
         _check_examples(function, loss, examples)
+    _check_differentiable(function, datasets[0])
 
 
 def _check_modules(model: nn.Module) -> None:
@@ -50,32 +52,66 @@ def _check_examples(function: ModelFunction, loss: Loss, examples: Examples) -> 
     indices = torch.arange(min(4, len(examples)))
     inputs, targets = examples.batch(indices)
     again_inputs, again_targets = examples.batch(indices)
-    if not (torch.equal(inputs, again_inputs) and torch.equal(targets, again_targets)):
+    pairs = [
+        *zip(tensors(inputs).values(), tensors(again_inputs).values(), strict=True),
+        (targets, again_targets),
+    ]
+    if not all(torch.equal(first, second) for first, second in pairs):
         raise ValueError(
             "the data gives different values when the same examples are read twice: remove random "
             "augmentation from the data set's transforms"
         )
     outputs = function.outputs(function.parameters, inputs)
     loss.check(outputs, targets)
-    if isinstance(examples.data, tuple):
-        check_finite("the data's inputs", examples.data[0])
-        loss.check(outputs[:1].expand(len(examples), *outputs.shape[1:]), examples.data[1])
+    if examples.columns is not None:
+        all_inputs, all_targets = examples.columns
+        for name, values in tensors(all_inputs).items():
+            check_finite(f"the data's {name}", values)
+        loss.check(outputs[:1].expand(len(examples), *outputs.shape[1:]), all_targets)
     if not torch.isfinite(outputs).all():
-        raise ValueError("the model's outputs hold NaN or inf on the first examples; check the inputs")
-    if not _close(function.outputs(function.parameters, inputs), outputs):
+        raise ValueError(
+            "the model's outputs hold NaN or inf on the first examples, first in layer "
+            f"{function.first_layer_not_finite(inputs)}; check inputs and weights, or use float64"
+        )
+    counted = loss.counted(targets)
+    if not _close(function.outputs(function.parameters, inputs)[counted], outputs[counted]):
         raise ValueError(
             "the model gives different outputs for the same inputs: call model.eval() and remove other "
             "randomness from its forward pass"
         )
-    single = [function.outputs(function.parameters, x[None]) for x in inputs]
-    if not _close(torch.cat(single), outputs):
+    # One by one sequences may be padded less: what counts is compared.
+    alone = []
+    for index in indices:
+        single_inputs, single_targets = examples.batch(index[None])
+        single = function.outputs(function.parameters, single_inputs)
+        alone.append(single[loss.counted(single_targets)])
+    if not _close(torch.cat(alone), outputs[counted]):
         raise ValueError(
             "the model's output for an example changes with the other examples of its batch; H is a mean "
-            "over examples and needs them independent (is there normalisation over the batch?)"
+            "over examples and needs them independent (is there normalisation over the batch, or padding "
+            "without an attention mask?)"
         )
 
 
+def _check_differentiable(function: ModelFunction, examples: Examples) -> None:
+    inputs, _ = examples.batch(torch.zeros(1, dtype=torch.long))
+    try:
+        jvp(lambda p: function.outputs(p, inputs), (function.parameters,), (function.parameters,))
+    except (RuntimeError, NotImplementedError) as error:
+        config = getattr(function.model, "config", None)
+        used = getattr(config, "_attn_implementation", None)
+        setting = f"; its attn_implementation is {used!r}" if used else ""
+        raise ValueError(
+            "the model has an operation without a derivative in forward mode, which curvature products need: "
+            f"{str(error).splitlines()[0]}. Fused attention has none: load a Hugging Face model with "
+            f"attn_implementation='eager'{setting}; elsewhere call torch's scaled_dot_product_attention, or "
+            "write the operation out"
+        ) from error
+
+
 def _close(values: Tensor, expected: Tensor) -> bool:
+    if not expected.numel():
+        return True
     # Batches of different sizes may take different kernels; randomness moves outputs far more than this.
     tolerance = torch.finfo(expected.dtype).eps ** 0.5
     return bool((values - expected).abs().amax() <= tolerance * (1 + expected.abs().amax()))

@@ -2,26 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, SequentialSampler, default_collate
+from torch.utils.data import DataLoader, SequentialSampler
+
+# What a network takes: one tensor, several in order, or several by name; first dimension the examples.
+Inputs = Tensor | tuple[Tensor, ...] | dict[str, Tensor]
+LABELS = "labels"
+_ACCEPTED = (
+    "a tuple (inputs, targets) of tensors, inputs also a tuple or a dictionary of them; a dictionary of "
+    f"tensors with {LABELS!r}; or a map-style data set whose items are such pairs or dictionaries"
+)
 
 
 class Examples:
-    """n examples (input, target), read in batches by index.
+    """n examples (inputs, target), read in batches by index.
 
-    `data` is a tuple of tensors (inputs, targets) that share their first dimension, a map-style dataset
-    of (input, target), or a DataLoader that neither shuffles nor drops examples (its dataset is used).
-    Floating-point inputs and targets are converted to each of `dtypes` in turn, everything moves to
-    `device`.
+    `data` is a tuple (inputs, targets) of tensors that share their first dimension, where inputs may also
+    be a tuple or a dictionary of tensors; a dictionary of tensors that has "labels"; a map-style dataset
+    of such items; or a DataLoader that neither shuffles nor drops examples (its dataset and its collate_fn
+    are used, which may pad). Floating-point inputs and targets are converted to each of `dtypes` in turn,
+    everything moves to `device`.
     """
 
     def __init__(self, data: Any, device: torch.device, *dtypes: torch.dtype) -> None:
-        self._read = _reader(data)
-        self._size = _size(data)
+        self.columns = _columns(data)
+        self._read = _read_columns(*self.columns) if self.columns else _read_items(data)
+        self._size = len(self.columns[1]) if self.columns else len(_dataset(data))
         self.data = data
         self.dtypes = dtypes
         self.device = device
@@ -35,12 +45,12 @@ class Examples:
         """The same examples in another dtype: what rounding to this one took away does not come back."""
         return Examples(self.data, self.device, *self.dtypes, dtype)
 
-    def batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+    def batch(self, indices: Tensor) -> tuple[Inputs, Tensor]:
         """Inputs and targets of the examples `indices` (m,), each with first dimension m."""
         inputs, targets = self._read(indices)
-        return self._convert(inputs), self._convert(targets)
+        return map_tensors(self._convert, inputs), self._convert(targets)
 
-    def passes(self, indices: Tensor, size: int) -> Iterator[tuple[Tensor, Tensor]]:
+    def passes(self, indices: Tensor, size: int) -> Iterator[tuple[Inputs, Tensor]]:
         """The examples `indices` in batches of at most `size`, in order."""
         for part in indices.split(size):
             yield self.batch(part)
@@ -52,36 +62,103 @@ class Examples:
         return values
 
 
-def _reader(data: Any) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
-    if isinstance(data, tuple):
-        inputs, targets = _pair_of_tensors(data)
-        return lambda indices: (inputs[indices.to(inputs.device)], targets[indices.to(targets.device)])
-    dataset, collate = _dataset(data)
+def map_tensors(function: Callable[[Tensor], Tensor], inputs: Inputs) -> Inputs:
+    """`function` of every tensor of `inputs`, in the same structure."""
+    if isinstance(inputs, Tensor):
+        return function(inputs)
+    if isinstance(inputs, dict):
+        return {name: function(value) for name, value in inputs.items()}
+    return tuple(function(value) for value in inputs)
 
-    def read(indices: Tensor) -> tuple[Tensor, Tensor]:
-        inputs, targets = collate([dataset[i] for i in indices.tolist()])
-        return inputs, targets
+
+def tensors(inputs: Inputs) -> dict[str, Tensor]:
+    """The tensors of `inputs` by what to call them in a message."""
+    if isinstance(inputs, Tensor):
+        return {"inputs": inputs}
+    pairs = inputs.items() if isinstance(inputs, dict) else enumerate(inputs)
+    return {f"inputs[{key!r}]": value for key, value in pairs}
+
+
+def _columns(data: Any) -> tuple[Inputs, Tensor] | None:
+    """Inputs and targets where `data` holds them whole, in tensors; None where it is read item by item."""
+    if isinstance(data, tuple):
+        if len(data) != 2 or not isinstance(data[1], Tensor) or not _is_inputs(data[0]):
+            kinds = ", ".join(type(part).__name__ for part in data)
+            raise TypeError(f"data is a tuple of ({kinds}); it must be {_ACCEPTED}")
+    elif not (isinstance(data, Mapping) and all(isinstance(value, Tensor) for value in data.values())):
+        return None
+    inputs, targets = _split(data)
+    for name, values in tensors(inputs).items():
+        if len(values) != len(targets):
+            raise ValueError(
+                f"data holds {len(values)} {name} and {len(targets)} targets; the numbers must agree"
+            )
+    return inputs, targets
+
+
+def _split(batch: Any) -> tuple[Inputs, Tensor]:
+    """A batch, or all data, as inputs and targets."""
+    if isinstance(batch, Mapping):
+        if LABELS not in batch:
+            raise ValueError(
+                f"the data's dictionaries have the keys {', '.join(map(repr, batch))}; {LABELS!r}, which "
+                "holds the targets, is needed too"
+            )
+        return {str(key): value for key, value in batch.items() if key != LABELS}, batch[LABELS]
+    inputs, targets = batch
+    if isinstance(inputs, Mapping):
+        return dict(inputs), targets
+    return (tuple(inputs) if isinstance(inputs, list) else inputs), targets
+
+
+def _is_inputs(inputs: Any) -> bool:
+    if isinstance(inputs, Mapping):
+        inputs = tuple(inputs.values())
+    return isinstance(inputs, Tensor) or (
+        isinstance(inputs, tuple) and len(inputs) > 0 and all(isinstance(part, Tensor) for part in inputs)
+    )
+
+
+def _read_columns(inputs: Inputs, targets: Tensor) -> Callable[[Tensor], tuple[Inputs, Tensor]]:
+    def read(indices: Tensor) -> tuple[Inputs, Tensor]:
+        def select(values: Tensor) -> Tensor:
+            return values[indices.to(values.device)]
+
+        return map_tensors(select, inputs), select(targets)
 
     return read
 
 
-def _size(data: Any) -> int:
-    return len(data[0]) if isinstance(data, tuple) else len(_dataset(data)[0])  # type: ignore[arg-type]
+def _read_items(data: Any) -> Callable[[Tensor], tuple[Inputs, Tensor]]:
+    dataset = _dataset(data)
+    # A DataLoader has torch's default_collate unless its user gave it another one.
+    own = isinstance(data, DataLoader) and data.collate_fn is not torch.utils.data.default_collate
+    collate = data.collate_fn if own else _stack
+
+    def read(indices: Tensor) -> tuple[Inputs, Tensor]:
+        return _split(collate([dataset[i] for i in indices.tolist()]))
+
+    return read
 
 
-def _pair_of_tensors(data: tuple[Any, ...]) -> tuple[Tensor, Tensor]:
-    if len(data) != 2 or not all(isinstance(part, Tensor) for part in data):
-        kinds = ", ".join(type(part).__name__ for part in data)
-        raise TypeError(f"data is a tuple of ({kinds}); it must be two tensors, (inputs, targets)")
-    inputs, targets = data
-    if len(inputs) != len(targets):
+def _stack(items: Sequence[Any]) -> Any:
+    """Items of one structure as one such item whose tensors have the items as their first dimension."""
+    first = items[0]
+    if isinstance(first, Mapping):
+        return {key: _stack([item[key] for item in items]) for key in first}
+    if isinstance(first, tuple) or (isinstance(first, list) and any(isinstance(v, Tensor) for v in first)):
+        return tuple(_stack(parts) for parts in zip(*items, strict=True))
+    values = [torch.as_tensor(item) for item in items]
+    shapes = sorted({tuple(value.shape) for value in values})
+    if len(shapes) > 1:
         raise ValueError(
-            f"data holds {len(inputs)} inputs and {len(targets)} targets; the numbers must agree"
+            f"examples have different shapes, {shapes[0]} and {shapes[-1]}: pad them in the data set, or "
+            "pass a DataLoader whose collate_fn pads (with targets −100, and an attention mask for the model)"
         )
-    return inputs, targets
+    return torch.stack(values)
 
 
-def _dataset(data: Any) -> tuple[Dataset[Any], Callable[[list[Any]], Any]]:
+def _dataset(data: Any) -> Any:
     if isinstance(data, DataLoader):
         if not isinstance(data.sampler, SequentialSampler):
             raise ValueError(
@@ -94,12 +171,15 @@ def _dataset(data: Any) -> tuple[Dataset[Any], Callable[[list[Any]], Any]]:
                 "data is a DataLoader with drop_last=True, which leaves examples out: pass the data set "
                 "itself (data=loader.dataset) or build the loader with drop_last=False"
             )
-        return data.dataset, data.collate_fn or default_collate
-    needed = "it must be a map-style dataset of (input, target) or a tuple of two tensors"
+        data = data.dataset
     if not hasattr(data, "__getitem__") or not hasattr(data, "__len__"):
-        raise TypeError(f"data is a {type(data).__name__}; {needed}")
-    if len(data) and not (isinstance(data[0], tuple | list) and len(data[0]) == 2):
+        raise TypeError(f"data is a {type(data).__name__}; it must be {_ACCEPTED}")
+    pair_or_mapping = len(data) == 0 or (
+        isinstance(data[0], Mapping) or (isinstance(data[0], tuple | list) and len(data[0]) == 2)
+    )
+    if not pair_or_mapping:
         raise TypeError(
-            f"data is a {type(data).__name__} whose first item is a {type(data[0]).__name__}; {needed}"
+            f"data is a {type(data).__name__} whose first item is a {type(data[0]).__name__}; "
+            f"it must be {_ACCEPTED}"
         )
-    return data, default_collate
+    return data

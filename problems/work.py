@@ -3,28 +3,44 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
+
+
+class ProductCost(NamedTuple):
+    """Forward passes that a product with k columns costs: `shared` + k · `per_column`."""
+
+    shared: int
+    per_column: int
+
+
+# One forward pass for all columns; for each a tangent pass (2) and a backward pass (2).
+JACOBIAN_COST = ProductCost(1, 4)
 
 
 @dataclass
 class Work:
     """Counts gradient equivalents: one gradient over all n = `num_examples` training examples is 1.
 
-    An exact curvature product shares one forward pass (1) between k columns, each of which costs a tangent
-    pass (2) and a backward pass (2); a gradient is a forward and a backward pass (3). So a product with k
-    columns costs (1 + 4k)/3 of the gradient over the same examples.
+    A gradient is a forward and a backward pass, 3 times a forward pass. An exact Gauss–Newton product with
+    k columns costs (1 + 4k)/3 of the gradient over the same examples. The examples of a language model are
+    its sequences: one of which some tokens are left out runs through the network as a whole.
     """
 
     num_examples: int
     # Forward passes of single examples: whole numbers, so that differences are exact.
     passes: int = 0
 
-    def count_product(self, columns: int, examples: int) -> None:
+    def count_product(self, columns: int, examples: int, cost: ProductCost = JACOBIAN_COST) -> None:
         """Add one product with `columns` columns over `examples` examples."""
-        self.passes += (1 + 4 * columns) * examples
+        self.passes += (cost.shared + cost.per_column * columns) * examples
 
     def count_gradients(self, examples: int) -> None:
         """Add gradients over `examples` examples, per-example or averaged."""
         self.passes += 3 * examples
+
+    def count_forward(self, examples: int) -> None:
+        """Add a forward pass over `examples` examples."""
+        self.passes += examples
 
     def equivalents(self, passes: int) -> float:
         """That many forward passes of single examples, in gradient equivalents."""

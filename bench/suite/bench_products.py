@@ -22,9 +22,9 @@ from torch import Tensor, nn
 
 from bench.memory import PeakMemory
 from bench.suite.networks import CONTEXT, IMAGE_CLASSES, VOCABULARY, Transformer, resnet18
-from problems import GaussNewton
+from problems import GaussNewton, NetworkOperator
 from problems.examples import Examples
-from problems.losses import CrossEntropy
+from problems.losses import CrossEntropy, TokenCrossEntropy
 from problems.model_function import ModelFunction
 from problems.operators.recording import RECORD_AFTER
 
@@ -40,11 +40,12 @@ class Network:
     inputs: Tensor
     targets: Tensor
 
-    def operator(self) -> GaussNewton:
-        """H over the batch; for the language model the mean over sequences of sums over tokens."""
+    def operator(self) -> NetworkOperator:
+        """H over the batch, for the language model the mean over tokens."""
         function = ModelFunction(self.model)
         data = Examples((self.inputs, self.targets), function.device, function.dtype)
-        return GaussNewton(function, CrossEntropy(), data)
+        loss = TokenCrossEntropy() if self.targets.ndim == 2 else CrossEntropy()
+        return NetworkOperator(GaussNewton(), function, loss, data)
 
     def gradient(self) -> tuple[Tensor, ...]:
         """As anyone computes it: forward, backward."""
@@ -92,7 +93,7 @@ def bench_products(benchmark: BenchmarkFixture, name: str) -> None:
         "same batch": lambda: same_batch @ vectors[:, 0],
     }
     eager = network.operator()
-    eager.recorder._recordings = _Never()
+    eager.shared.recorder._recordings = _Never()
     work["eager"] = lambda: eager.subset(everything) @ vectors[:, 0]
     peer = network.curvlinops()
     if peer is not None:

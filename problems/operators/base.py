@@ -15,7 +15,8 @@ class CurvatureOperator(ABC):
     """A symmetric matrix H, shape (p, p), the mean over n examples of h_i; never formed unless asked.
 
     `operator @ V` takes V of shape (p,) or (p, k) and costs (1 + 4k)/3 gradient equivalents.
-    `operator.work` counts what was spent on it, on its mini-batches and on its copies.
+    `operator.work` counts what was spent on it, on its mini-batches and on its copies. `unit` is what the
+    mean is over and what mini-batches are counted in; `num_examples` is their number.
     """
 
     unit: Literal["example", "token"] = "example"
@@ -33,28 +34,33 @@ class CurvatureOperator(ABC):
         """H V for V of shape (p,) or (p, k); ValueError where shape, dtype or device differ from H's."""
         self._check(vectors)
         columns = vectors if vectors.ndim == 2 else vectors[:, None]
-        self.work.count_product(columns.shape[1], self.num_examples)
+        self._count(columns.shape[1])
         product = self._product(columns)
         return product if vectors.ndim == 2 else product[:, 0]
 
     def minibatch(self, size: int, generator: torch.Generator) -> CurvatureOperator:
-        """An independent sample H̃: the mean over `size` examples drawn with replacement, E H̃ = H.
+        """An independent sample H̃: the mean over `size` units drawn with replacement, E H̃ = H.
 
         `generator` lives on the CPU whatever the operator's device, so that a seed draws the same
         examples everywhere.
         """
         if size < 1:
-            raise ValueError(f"batch_size is {size}; a mini-batch needs at least 1 example")
-        return self.subset(torch.randint(self.num_examples, (size,), generator=generator))
+            raise ValueError(f"batch_size is {size}; a mini-batch needs at least 1 {self.unit}")
+        return self._draw(size, generator)
 
     def dense(self) -> Tensor:
         """H as a (p, p) tensor, counted as a product with p columns."""
-        self.work.count_product(self.shape[0], self.num_examples)
+        self._count(self.shape[0])
         return self._dense()
 
     def forget(self) -> None:
         """Drop what earlier products left behind to speed up later ones, so that all solves start alike."""
         return
+
+    @property
+    def preparation_seconds(self) -> float:
+        """Time so far that products took to prepare later ones (recording, measuring memory)."""
+        return 0.0
 
     @property
     @abstractmethod
@@ -68,6 +74,13 @@ class CurvatureOperator(ABC):
     @abstractmethod
     def to(self, dtype: torch.dtype) -> CurvatureOperator:
         """The same H in another dtype; work goes on being counted here."""
+
+    def _draw(self, size: int, generator: torch.Generator) -> CurvatureOperator:
+        return self.subset(torch.randint(self.num_examples, (size,), generator=generator))
+
+    def _count(self, columns: int) -> None:
+        """Count a product with `columns` columns as work."""
+        self.work.count_product(columns, self.num_examples)
 
     @abstractmethod
     def _product(self, columns: Tensor) -> Tensor:

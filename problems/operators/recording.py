@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
-from collections.abc import Callable, Hashable
+from collections.abc import Hashable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, fx
 from torch.func import functionalize
 from torch.fx.experimental.proxy_tensor import make_fx
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
-Parameters = dict[str, Tensor]
-Batch = tuple[Tensor, ...]
-# (parameters, batch, V) ↦ products with the vectors V (c, p), shape (c, p), linear in V.
-BlockProduct = Callable[[Parameters, Batch, Tensor], Tensor]
+from problems.operators.curvature import Batch, BlockProduct, Parameters
+from problems.operators.micro_batches import is_out_of_memory
 
 # Recording takes as long as some ten products; for fewer than these it would not pay. A count and not a
 # clock decides, so that a run takes the same path every time.
@@ -39,11 +39,10 @@ class Recording:
 
     def linearise(self, parameters: Parameters, batch: Batch) -> Linearised:
         """Run the forward pass for `batch`."""
+        given = [*parameters.values(), *tree_leaves(batch)]
         with torch.no_grad():
-            residuals = self.primal(*parameters.values(), *batch)
-        return Linearised(
-            self.linear, residuals, _bytes(residuals, apart_from=[*parameters.values(), *batch])
-        )
+            residuals = self.primal(*given)
+        return Linearised(self.linear, residuals, _bytes(residuals, apart_from=given))
 
 
 @dataclass(frozen=True)
@@ -60,10 +59,14 @@ class Linearised:
 
 
 class Recorder:
-    """Recordings of one product by shape and dtype, shared by an operator and its mini-batches."""
+    """Recordings of one product by shape and dtype, shared by an operator and its mini-batches.
+
+    `seconds` is the time that recording has taken.
+    """
 
     def __init__(self, product: BlockProduct) -> None:
         self.product = product
+        self.seconds = 0.0
         self._eager: Counter[Hashable] = Counter()
         # None where a recording failed: the network branches on its data, say.
         self._recordings: dict[Hashable, Recording | None] = {}
@@ -75,12 +78,12 @@ class Recorder:
         vectors: Tensor,
         total: Tensor,
         linearised: dict[int, Linearised],
+        size: int,
     ) -> None:
-        """Add to `total` (k, p) the products of `batch` with `vectors` (k, p), block by block.
+        """Add to `total` (k, p) the products of `batch` with `vectors` (k, p), in blocks of `size`.
 
         Forward passes are taken from `linearised`, by length of block, and left there.
         """
-        size = _block_size(batch, vectors)
         for block, target in zip(vectors.split(size), total.split(size), strict=True):
             length = len(block)
             if length not in linearised:
@@ -93,12 +96,16 @@ class Recorder:
 
     def _recording(self, parameters: Parameters, batch: Batch, block: Tensor) -> Recording | None:
         """The recording for these shapes, made after RECORD_AFTER eager products; None before."""
-        key = (len(block), block.dtype, *((part.shape, part.dtype, part.device) for part in batch))
+        leaves, structure = tree_flatten(batch)
+        shapes = ((part.shape, part.dtype, part.device) for part in leaves)
+        key = (len(block), block.dtype, str(structure), *shapes)
         if key not in self._recordings:
             self._eager[key] += 1
             if self._eager[key] <= RECORD_AFTER:
                 return None
+            began = time.perf_counter()
             self._recordings[key] = _record(self.product, parameters, batch, block)
+            self.seconds += time.perf_counter() - began
         return self._recordings[key]
 
 
@@ -109,9 +116,9 @@ def _bytes(tensors: list[Tensor], apart_from: list[Tensor]) -> int:
     return sum(storages.values())
 
 
-def _block_size(batch: Batch, vectors: Tensor) -> int:
-    multiplications = batch[0].shape[0] * vectors.shape[1]
-    fitting = min(max(1, BLOCK_MULTIPLICATIONS // multiplications), LARGEST_BLOCK, len(vectors))
+def block_size(units: int, parameters: int, vectors: int) -> int:
+    """How many of `vectors` go through a network of `parameters` together with `units` examples or tokens."""
+    fitting = min(max(1, BLOCK_MULTIPLICATIONS // (units * parameters)), LARGEST_BLOCK, vectors)
     # A power of two, so that blocks of different lengths, each with a recording of its own, are few.
     return 1 << (fitting.bit_length() - 1)
 
@@ -119,17 +126,20 @@ def _block_size(batch: Batch, vectors: Tensor) -> int:
 def _record(product: BlockProduct, parameters: Parameters, batch: Batch, block: Tensor) -> Recording | None:
     """Trace the product and split it; None where tracing fails or the replay gives other numbers."""
     names = list(parameters)
+    leaves, structure = tree_flatten(batch)
 
     def flat(*arguments: Tensor) -> Tensor:
         given = dict(zip(names, arguments[: len(names)], strict=True))
-        return product(given, arguments[len(names) : -1], arguments[-1])
+        return product(given, tree_unflatten(arguments[len(names) : -1], structure), arguments[-1])
 
     try:
         # Functionalised: an operation in place would overwrite what the other half still reads.
-        traced = make_fx(functionalize(flat))(*parameters.values(), *batch, block)
+        traced = make_fx(functionalize(flat))(*parameters.values(), *leaves, block)
         recording = split(traced)
         replayed = recording.linearise(parameters, batch)(block)
-    except Exception:
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise
         return None
     expected = product(parameters, batch, block)
     tolerance = 1e3 * torch.finfo(block.dtype).eps

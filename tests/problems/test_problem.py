@@ -152,7 +152,7 @@ def test_training_gradient_is_the_mean_over_all_data() -> None:
     assert task is not None
     loss = nn.functional.cross_entropy(model(INPUTS), TARGETS)
     expected = torch.cat([part.flatten() for part in torch.autograd.grad(loss, list(model.parameters()))])
-    torch.testing.assert_close(task.training_gradient(pass_size=7)[:, 0], expected)
+    torch.testing.assert_close(task.training_gradient()[:, 0], expected)
 
 
 @pytest.mark.parametrize("damping", [0.0, -1.0, float("nan"), float("inf")])
@@ -193,8 +193,8 @@ def test_unknown_names_suggest_the_nearest() -> None:
         problems.load("quadratik")
     with pytest.raises(ValueError, match="did you mean 'dimension'"):
         problems.load("quadratic", dimensions=3)
-    with pytest.raises(ValueError, match="no curvature 'hessian'"):
-        wrapped(curvature="hessian")
+    with pytest.raises(ValueError, match="no curvature 'hesian'; did you mean 'hessian'"):
+        wrapped(curvature="hesian")
 
 
 def test_wrong_parameters_are_refused() -> None:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.autograd.functional import hessian, jacobian
 from torch.func import functional_call
 
-from problems import GaussNewton
+from problems import GaussNewton, NetworkOperator
 from problems.examples import Examples
 from problems.losses import as_loss
 from problems.model_function import ModelFunction
@@ -49,11 +49,11 @@ def make_data(loss: str) -> tuple[Tensor, Tensor]:
     return inputs, torch.rand(COUNT, OUTPUTS, generator=generator, dtype=torch.float64)
 
 
-def make_operator(kind: str, loss: str, pass_size: int = 512, selected: str | None = None) -> GaussNewton:
+def make_operator(kind: str, loss: str, selected: str | None = None) -> NetworkOperator:
     model = make_model(kind)
     function = ModelFunction(model, selected)
     examples = Examples(make_data(loss), function.device, function.dtype)
-    return GaussNewton(function, as_loss(loss), examples, pass_size=pass_size)
+    return NetworkOperator(GaussNewton(), function, as_loss(loss), examples)
 
 
 def torch_loss(loss: str, outputs: Tensor, targets: Tensor) -> Tensor:
@@ -99,14 +99,6 @@ def test_is_the_hessian_where_the_model_is_linear(loss: str) -> None:
     torch.testing.assert_close(make_operator("linear", loss).dense(), expected, rtol=1e-10, atol=1e-13)
 
 
-@pytest.mark.parametrize("pass_size", [1, 4, COUNT, 100])
-def test_passes_change_nothing(pass_size: int) -> None:
-    expected = make_operator("mlp", "cross_entropy").dense()
-    operator = make_operator("mlp", "cross_entropy", pass_size)
-    vectors = torch.randn(operator.shape[0], 3, dtype=torch.float64)
-    torch.testing.assert_close(operator @ vectors, expected @ vectors, rtol=1e-10, atol=1e-13)
-
-
 def test_columns_equal_single_products() -> None:
     operator = make_operator("mlp", "cross_entropy")
     vectors = torch.randn(operator.shape[0], 5, dtype=torch.float64)
@@ -115,7 +107,7 @@ def test_columns_equal_single_products() -> None:
 
 
 def test_a_subset_weights_repeated_examples_by_how_often_they_occur() -> None:
-    operator = make_operator("mlp", "cross_entropy", pass_size=2)
+    operator = make_operator("mlp", "cross_entropy")
     single = [operator.subset(torch.tensor([i])).dense() for i in range(COUNT)]
     mixed = operator.subset(torch.tensor([3, 3, 7]))
     torch.testing.assert_close(mixed.dense(), (2 * single[3] + single[7]) / 3, rtol=1e-10, atol=1e-13)
@@ -141,9 +133,8 @@ def test_a_filter_gives_the_block_of_the_selected_parameters() -> None:
 def test_other_dtype_is_the_same_matrix_and_leaves_the_model_alone() -> None:
     model = make_model("mlp").float()
     function = ModelFunction(model)
-    operator = GaussNewton(
-        function, as_loss("mse"), Examples(make_data("mse"), function.device, function.dtype)
-    )
+    examples = Examples(make_data("mse"), function.device, function.dtype)
+    operator = NetworkOperator(GaussNewton(), function, as_loss("mse"), examples)
     double = operator.to(torch.float64)
     assert double.dtype == torch.float64
     assert next(model.parameters()).dtype == torch.float32
@@ -167,5 +158,5 @@ def test_reads_datasets_and_loaders_as_it_reads_tensors() -> None:
     expected = make_operator("mlp", "cross_entropy").dense()
     for data in (dataset, torch.utils.data.DataLoader(dataset, batch_size=4)):
         examples = Examples(data, function.device, function.dtype)
-        operator = GaussNewton(function, as_loss(nn.CrossEntropyLoss()), examples)
+        operator = NetworkOperator(GaussNewton(), function, as_loss(nn.CrossEntropyLoss()), examples)
         torch.testing.assert_close(operator.dense(), expected, rtol=1e-12, atol=1e-14)

@@ -7,11 +7,12 @@ import torch
 from torch import Tensor, fx, nn
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from problems import GaussNewton
+from problems import GaussNewton, NetworkOperator
 from problems.examples import Examples
 from problems.losses import CrossEntropy
 from problems.model_function import ModelFunction
-from problems.operators import ggn, recording
+from problems.operators import recording
+from problems.operators.micro_batches import MicroBatches, Size
 from problems.operators.recording import RECORD_AFTER, merge_common_subexpressions, split
 from tests.problems.operators.test_ggn import Convolutional
 
@@ -64,15 +65,18 @@ NETWORKS = {
 }
 
 
-def make_operator(name: str, dtype: torch.dtype = torch.float64) -> GaussNewton:
+def make_operator(name: str, dtype: torch.dtype = torch.float64) -> NetworkOperator:
     torch.manual_seed(0)
     function = ModelFunction(NETWORKS[name]().to(dtype).eval())
     data = (torch.randn(COUNT, 4), torch.arange(COUNT) % 3)
-    return GaussNewton(function, CrossEntropy(), Examples(data, function.device, function.dtype), pass_size=4)
+    examples = Examples(data, function.device, function.dtype)
+    operator = NetworkOperator(GaussNewton(), function, CrossEntropy(), examples)
+    operator.micro_batches.largest = Size(4, 64)
+    return operator
 
 
-def recorded(operator: GaussNewton) -> list[object]:
-    return list(operator.recorder._recordings.values())
+def recorded(operator: NetworkOperator) -> list[object]:
+    return list(operator.shared.recorder._recordings.values())
 
 
 @pytest.mark.parametrize("one_by_one", [False, True])
@@ -95,7 +99,7 @@ def test_the_replay_gives_the_same_numbers(
         assert all(each is None for each in recorded(operator))
     else:
         assert all(each is not None for each in recorded(operator))
-        assert operator._kept
+        assert operator._kept.passes
 
 
 @pytest.mark.parametrize("name", ["mlp", "attention"])
@@ -120,13 +124,13 @@ def test_other_batches_of_the_same_shape_use_the_recording() -> None:
 
 
 def test_kept_passes_have_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ggn, "KEEP_BYTES", 0)
+    monkeypatch.setattr(MicroBatches, "keep_bytes", 0)
     operator = make_operator("mlp")
     vector = torch.randn(operator.shape[0], dtype=torch.float64)
     first = operator @ vector
     for _ in range(RECORD_AFTER + 3):
         assert torch.equal(operator @ vector, first)
-    assert all(each.bytes == 0 for kept in operator._kept.values() for each in kept.values())
+    assert operator._kept.bytes == 0
 
 
 def test_forgetting_starts_anew_and_changes_no_number() -> None:
@@ -135,10 +139,10 @@ def test_forgetting_starts_anew_and_changes_no_number() -> None:
     for _ in range(RECORD_AFTER + 3):
         before = operator @ vector
     assert recorded(operator)
-    assert operator._kept
+    assert operator._kept.passes
     operator.forget()
     assert not recorded(operator)
-    assert not operator._kept
+    assert not operator._kept.passes
     assert torch.equal(operator @ vector, before)
 
 
@@ -153,7 +157,9 @@ def test_a_step_of_training_is_noticed() -> None:
             value.mul_(1.5)
     after = operator @ vector
     assert not torch.allclose(after, before)
-    expected = GaussNewton(operator.function, operator.loss, operator.examples, pass_size=4) @ vector
+    anew = NetworkOperator(GaussNewton(), operator.function, operator.loss, operator.examples)
+    anew.micro_batches.largest = Size(4, 64)
+    expected = anew @ vector
     assert torch.equal(after, expected)
 
 

@@ -1,0 +1,47 @@
+"""What the curvature matrices of a network have in common, and where they differ."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import ClassVar, NamedTuple
+
+from torch import Tensor
+
+from problems.examples import Inputs
+from problems.losses import Loss
+from problems.model_function import ModelFunction
+from problems.work import JACOBIAN_COST, ProductCost
+
+Parameters = dict[str, Tensor]
+
+
+class Batch(NamedTuple):
+    """Examples that go through the network together.
+
+    `weights`, (m,) or (m, T), are those of the units, 0 for a unit that does not count; `sampled` holds the
+    targets drawn from the model, for the curvature that needs them.
+    """
+
+    inputs: Inputs
+    targets: Tensor
+    weights: Tensor
+    sampled: tuple[Tensor, ...] = ()
+
+
+# (parameters, batch, V) ↦ weighted sum over the batch's units of h v, for the vectors V (c, p); shape (c, p).
+BlockProduct = Callable[[Parameters, Batch, Tensor], Tensor]
+
+
+class Curvature(ABC):
+    """A kind of curvature matrix: H = mean h over units, h linear in what `block_product` computes."""
+
+    is_psd: ClassVar[bool] = True
+    cost: ClassVar[ProductCost] = JACOBIAN_COST
+    # How many targets for each unit are drawn from the model, and with what seed.
+    num_samples: int = 0
+    seed: int = 0
+
+    @abstractmethod
+    def block_product(self, function: ModelFunction, loss: Loss) -> BlockProduct:
+        """Products with the weighted sum of a batch's h."""

@@ -1,0 +1,311 @@
+"""A curvature matrix of a network: products through forward and backward passes over its examples."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_leaves
+
+from problems.examples import Examples
+from problems.losses import Loss
+from problems.model_function import ModelFunction
+from problems.operators.base import CurvatureOperator
+from problems.operators.curvature import Batch, Curvature
+from problems.operators.micro_batches import (
+    MicroBatches,
+    Size,
+    default_max_bytes,
+    peak_bytes,
+)
+from problems.operators.recording import Linearised, Recorder, block_size
+from problems.operators.sampled_targets import SampledTargets
+from problems.operators.tokens import Draw, draw_tokens, token_weights
+from problems.precision import multiplying
+from problems.validation import check_counts
+from problems.work import Work
+
+
+@dataclass
+class Shared:
+    """What an operator shares with its mini-batches: recordings, sizes, and what is known of the data."""
+
+    recorder: Recorder
+    micro_batches: MicroBatches
+    # Tokens that count of each sequence, shape (n,), and their mean; None where the unit is the example.
+    counts: Tensor | None
+    sampled: SampledTargets | None
+
+    @property
+    def mean_count(self) -> float:
+        assert self.counts is not None
+        return float(self.counts.double().mean())
+
+
+@dataclass
+class Kept:
+    """Forward passes that wait for the next product, by batch and length of block; valid for `versions`."""
+
+    size: Size | None = None
+    versions: list[int] = field(default_factory=list)
+    passes: dict[int, dict[int, Linearised]] = field(default_factory=dict)
+
+    @property
+    def bytes(self) -> int:
+        return sum(each.bytes for passes in self.passes.values() for each in passes.values())
+
+
+class NetworkOperator(CurvatureOperator):
+    """H = mean over the units of `examples` of the matrices h that `curvature` defines.
+
+    The unit is the loss's: an example, or a token, of which sequences hold different numbers. A product
+    goes through the data in passes that stay within `max_bytes` beyond parameters and vectors (by default
+    a quarter of the device's memory, at most 4 GiB on a CPU); that changes no result beyond rounding.
+    Forward passes over the same examples are kept within the same bound. Raises ValueError where one
+    example does not fit or no token counts, ArithmeticError where a layer's output is not finite.
+    """
+
+    def __init__(
+        self,
+        curvature: Curvature,
+        function: ModelFunction,
+        loss: Loss,
+        examples: Examples,
+        *,
+        max_bytes: int | None = None,
+        work: Work | None = None,
+    ) -> None:
+        if max_bytes is not None:
+            check_counts(max_bytes=max_bytes)
+        self._build(
+            curvature,
+            function,
+            loss,
+            examples,
+            indices=torch.arange(len(examples)),
+            work=work or Work(len(examples)),
+            max_bytes=max_bytes or default_max_bytes(function.device),
+        )
+
+    def _build(
+        self,
+        curvature: Curvature,
+        function: ModelFunction,
+        loss: Loss,
+        examples: Examples,
+        *,
+        indices: Tensor,
+        work: Work,
+        max_bytes: int,
+        ranks: tuple[Tensor, ...] | None = None,
+        shared: Shared | None = None,
+    ) -> None:
+        self.curvature = curvature
+        self.function = function
+        self.loss = loss
+        self.examples = examples
+        self.indices = indices
+        # Of sequences of which some tokens count only: their ranks among all tokens that could.
+        self.ranks = ranks
+        self.unit = loss.unit
+        self.work = work
+        self.shared = shared or self._share(max_bytes)
+        self._kept = Kept()
+        self._used = False
+        super().__init__(function.num_parameters, self._num_units(), function.dtype, function.device, work)
+
+    @property
+    def is_psd(self) -> bool:
+        return self.curvature.is_psd
+
+    @property
+    def preparation_seconds(self) -> float:
+        return self.shared.recorder.seconds + self.shared.micro_batches.seconds
+
+    @property
+    def micro_batches(self) -> MicroBatches:
+        """The sizes in which examples go through the network."""
+        return self.shared.micro_batches
+
+    def subset(self, indices: Tensor) -> NetworkOperator:
+        """The mean over `indices` (m,), sequences where the unit is the token.
+
+        A sequence weighs by its tokens over the mean number of tokens, so that the mean over subsets of
+        equal size is H.
+        """
+        ranks = None if self.ranks is None else tuple(self.ranks[int(i)] for i in indices)
+        return self._derived(indices=self.indices[indices], ranks=ranks)
+
+    def to(self, dtype: torch.dtype) -> NetworkOperator:
+        operator = self._derived(self.function.to(dtype), self.examples.to(dtype))
+        # The same counts and drawn targets, other recordings and sizes.
+        operator.shared = replace(
+            self.shared,
+            recorder=Recorder(self.curvature.block_product(operator.function, self.loss)),
+            micro_batches=MicroBatches(operator._peak, self.micro_batches.max_bytes),
+        )
+        return operator
+
+    def forget(self) -> None:
+        self._used = False
+        self._kept = Kept()
+        self.shared.recorder = Recorder(self.shared.recorder.product)
+
+    def passes(self, size: int) -> list[Tensor]:
+        """Positions among this operator's examples, in batches of at most `size`."""
+        return list(torch.arange(len(self.indices)).split(size))
+
+    def batch(self, positions: Tensor) -> Batch:
+        """The examples at `positions` among this operator's, with their weights."""
+        indices = self.indices[positions]
+        inputs, targets = self.examples.batch(indices)
+        counted = self.loss.counted(targets)
+        if self.unit == "token":
+            draw = None
+            if self.ranks is not None:
+                draw = Draw(indices, tuple(self.ranks[int(i)] for i in positions))
+            weights = token_weights(counted, self.shared.mean_count, draw)
+        else:
+            weights = counted
+        sampled = self.shared.sampled.read(indices, targets) if self.shared.sampled else ()
+        return Batch(inputs, targets, weights.to(self.dtype), sampled)
+
+    def _derived(
+        self,
+        function: ModelFunction | None = None,
+        examples: Examples | None = None,
+        *,
+        indices: Tensor | None = None,
+        ranks: tuple[Tensor, ...] | None = None,
+    ) -> NetworkOperator:
+        operator = NetworkOperator.__new__(NetworkOperator)
+        operator._build(
+            self.curvature,
+            function or self.function,
+            self.loss,
+            examples or self.examples,
+            indices=self.indices if indices is None else indices,
+            work=self.work,
+            max_bytes=self.micro_batches.max_bytes,
+            ranks=self.ranks if indices is None else ranks,
+            shared=self.shared,
+        )
+        return operator
+
+    def _share(self, max_bytes: int) -> Shared:
+        recorder = Recorder(self.curvature.block_product(self.function, self.loss))
+        counts = self._token_counts() if self.loss.unit == "token" else None
+        sampled = None
+        if self.curvature.num_samples:
+            sampled = SampledTargets(
+                self.function,
+                self.loss,
+                self.examples,
+                self.work,
+                self.curvature.num_samples,
+                self.curvature.seed,
+            )
+        return Shared(recorder, MicroBatches(self._peak, max_bytes), counts, sampled)
+
+    def _token_counts(self) -> Tensor:
+        counts = []
+        for part in torch.arange(len(self.examples)).split(256):
+            _, targets = self.examples.batch(part)
+            counts.append(self.loss.counted(targets).sum(dim=1).cpu())
+        found = torch.cat(counts)
+        if not found.any():
+            raise ValueError("no token of the data has a label that counts (all are −100): check the labels")
+        return found
+
+    def _num_units(self) -> int:
+        if self.shared.counts is None:
+            return len(self.indices)
+        if self.ranks is not None:
+            return sum(len(ranks) for ranks in self.ranks)
+        return int(self.shared.counts[self.indices].sum())
+
+    def _draw(self, size: int, generator: torch.Generator) -> NetworkOperator:
+        if self.shared.counts is None:
+            return self.subset(torch.randint(len(self.indices), (size,), generator=generator))
+        if self.ranks is not None:
+            raise ValueError("this mini-batch keeps some tokens of its sequences: draw from the whole data")
+        draw = draw_tokens(self.shared.counts[self.indices], size, generator)
+        return self._derived(indices=self.indices[draw.sequences], ranks=draw.ranks)
+
+    def _count(self, columns: int) -> None:
+        self.work.count_product(columns, len(self.indices), self.curvature.cost)
+
+    def _product(self, columns: Tensor) -> Tensor:
+        # Each vector in one piece; right-hand sides that are gradients already come so.
+        vectors = columns.T.contiguous()
+        with multiplying(self.function.precision):
+            while True:
+                size = self._size(len(vectors))
+                try:
+                    total = self._pass_through(vectors, size)
+                    break
+                except (RuntimeError, MemoryError) as error:
+                    self._kept = Kept()
+                    self.micro_batches.halve(size, error)
+        self._used = True
+        product = total.div_(len(self.indices)).T
+        if not torch.isfinite(product).all() and torch.isfinite(columns).all():
+            self._blame_a_layer(size)
+        return product
+
+    def _size(self, vectors: int) -> Size:
+        units = max(1, self.num_examples // len(self.indices))
+
+        def block(examples: int) -> int:
+            return block_size(examples * units, self.shape[0], vectors)
+
+        return self.micro_batches.size(len(self.indices), block)
+
+    def _pass_through(self, vectors: Tensor, size: Size) -> Tensor:
+        """Sum over all batches of the products with `vectors` (k, p), shape (k, p)."""
+        self._forget_if_changed(size)
+        total = torch.zeros_like(vectors)
+        for number, positions in enumerate(self.passes(size.examples)):
+            linearised = self._kept.passes.pop(number, {})
+            batch = self.batch(positions)
+            self.shared.recorder.add_products(
+                self.function.parameters, batch, vectors, total, linearised, size.vectors
+            )
+            self._keep(number, linearised)
+        return total
+
+    def _forget_if_changed(self, size: Size) -> None:
+        # torch counts what is written to a tensor in place, as an optimiser's step does.
+        tensors = (*self.function.parameters.values(), *self.function.constants.values())
+        versions = [value._version for value in tensors]
+        if versions != self._kept.versions or size != self._kept.size:
+            self._kept = Kept(size, versions)
+
+    def _keep(self, number: int, linearised: dict[int, Linearised]) -> None:
+        """From the second product on, keep the forward passes of batch `number` while there is room."""
+        room = self.micro_batches.keep_bytes - self._kept.bytes
+        if self._used and sum(each.bytes for each in linearised.values()) <= room:
+            self._kept.passes[number] = linearised
+
+    def _peak(self, examples: int, vectors: int) -> int:
+        """Bytes that a product takes of that many of the longest example, with that many vectors."""
+        counts = self.shared.counts
+        longest = 0 if counts is None else int(counts[self.indices].argmax())
+        batch = self.batch(torch.full((examples,), longest))
+        block = torch.zeros(vectors, self.shape[0], dtype=self.dtype, device=self.device)
+        return peak_bytes(lambda: self.shared.recorder.product(self.function.parameters, batch, block))
+
+    def _blame_a_layer(self, size: Size) -> None:
+        """Raise ArithmeticError that names the first layer whose output is not finite, if there is one."""
+        for positions in self.passes(size.examples):
+            inputs = self.batch(positions).inputs
+            layer = self.function.first_layer_not_finite(inputs)
+            if layer is None:
+                continue
+            given = all(bool(torch.isfinite(leaf).all()) for leaf in tree_leaves(inputs))
+            raise ArithmeticError(
+                f"the output of layer {layer} holds NaN or inf for examples among "
+                f"{int(self.indices[positions[0]])} to {int(self.indices[positions[-1]])}, so H does too: "
+                + ("use float64, or check the weights" if given else "the inputs do already")
+            )

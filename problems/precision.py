@@ -1,0 +1,50 @@
+"""In what precision a network is computed; vectors keep the dtype of its parameters."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any, Literal
+
+import torch
+
+from problems.validation import unknown
+
+# full   the dtype of the parameters, multiplications included: also on GPUs, where torch by itself lets
+#        convolutions of float32 round their factors to TensorFloat-32
+# tf32   float32 with factors rounded to TensorFloat-32's 10 bits of mantissa; CUDA from Ampere on
+# bf16   matrix products and convolutions in bfloat16 (torch.autocast), all else in float32
+Precision = Literal["full", "tf32", "bf16"]
+PRECISIONS = ("full", "tf32", "bf16")
+
+
+def check_precision(precision: str, dtype: torch.dtype, device: torch.device) -> None:
+    """Raise ValueError where `precision` is unknown or cannot be had with this dtype on this device."""
+    if precision not in PRECISIONS:
+        raise ValueError(unknown("precision", precision, PRECISIONS))
+    if precision != "full" and dtype != torch.float32:
+        raise ValueError(
+            f"precision={precision!r} needs parameters in float32, these are {dtype}: use 'full'"
+        )
+    if precision == "tf32" and device.type != "cuda":
+        raise ValueError(
+            f"precision='tf32' needs a CUDA device, the model is on {device}: use 'full' or 'bf16'"
+        )
+
+
+@contextlib.contextmanager
+def multiplying(precision: Precision) -> Iterator[None]:
+    """Inside, float32 factors are rounded to TensorFloat-32 if `precision` says so, and otherwise not at all.
+
+    Whatever torch.set_float32_matmul_precision and the like say outside.
+    """
+    backends: Any = torch.backends
+    places = (backends.cuda.matmul, backends.cudnn.conv, backends.mkldnn.matmul, backends.mkldnn.conv)
+    before = [place.fp32_precision for place in places]
+    try:
+        for place in places:
+            place.fp32_precision = "tf32" if precision == "tf32" and place in places[:2] else "ieee"
+        yield
+    finally:
+        for place, value in zip(places, before, strict=True):
+            place.fp32_precision = value
