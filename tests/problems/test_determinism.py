@@ -111,7 +111,7 @@ def test_a_loader_in_order_is_read_through_its_data_set() -> None:
     ],
 )
 def test_losses_that_are_not_supported_are_refused(loss: object) -> None:
-    with pytest.raises(ValueError, match="not supported; use one of 'cross_entropy'.*'mse', 'bce'"):
+    with pytest.raises(ValueError, match=r"not supported; use one of 'cross_entropy'.*'mse', 'bce'"):
         from_model(nn.Linear(4, 3), loss, (INPUTS, TARGETS), (INPUTS, TARGETS), damping=0.1)  # type: ignore[arg-type]
 
 
