@@ -239,7 +239,10 @@ def _plain(loss: nn.CrossEntropyLoss) -> bool:
 
 
 def _softmax_gradient(outputs: Tensor, labels: Tensor) -> Tensor:
-    return outputs.softmax(dim=-1) - F.one_hot(labels, outputs.shape[-1])
+    # p − e_label; torch's one_hot looks at the labels, which cannot be recorded.
+    probabilities = outputs.softmax(dim=-1)
+    minus_one = torch.full_like(probabilities[..., :1], -1)
+    return probabilities.scatter_add(-1, labels[..., None], minus_one)
 
 
 def _softmax_hessian_product(outputs: Tensor, tangents: Tensor, weights: Tensor) -> Tensor:

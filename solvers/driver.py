@@ -94,12 +94,17 @@ def _generator(seed: int, stream: int) -> torch.Generator:
 
 
 class _Meter:
-    """Seconds and work spent inside `with` blocks; CUDA is synchronised at both ends."""
+    """Seconds and work spent inside `with` blocks; CUDA is synchronised at both ends.
+
+    What products took to prepare later ones is kept apart from the seconds.
+    """
 
     def __init__(self, problem: Problem) -> None:
+        self._operator = problem.operator
         self._work = problem.operator.work
         self._device = problem.operator.device
         self.seconds = 0.0
+        self.preparation_seconds = 0.0
         self._passes = 0
 
     @property
@@ -109,11 +114,14 @@ class _Meter:
     def __enter__(self) -> None:
         self._synchronise()
         self._passes_before = self._work.passes
+        self._prepared_before = self._operator.preparation_seconds
         self._began = time.perf_counter()
 
     def __exit__(self, *_: object) -> None:
         self._synchronise()
-        self.seconds += time.perf_counter() - self._began
+        prepared = self._operator.preparation_seconds - self._prepared_before
+        self.preparation_seconds += prepared
+        self.seconds += time.perf_counter() - self._began - prepared
         self._passes += self._work.passes - self._passes_before
 
     def _synchronise(self) -> None:
@@ -210,7 +218,9 @@ class _Run:
             steps=self.steps,
             setup_work=self.setup.work,
             work=self.meter.work,
-            setup_seconds=self.setup.seconds,
+            setup_seconds=self.setup.seconds
+            + self.setup.preparation_seconds
+            + self.meter.preparation_seconds,
             solve_seconds=self.meter.seconds,
             residual=residual,
             error=self._error(judged),

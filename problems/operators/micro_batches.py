@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import time
 import weakref
@@ -129,9 +130,19 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def peak_bytes(run: Callable[[], Result]) -> int:
-    """The most bytes that tensors made by `run` held at one time, on whatever device."""
-    with _LiveBytes() as live:
-        run()
+    """The most bytes that tensors made by `run` held at one time, on whatever device.
+
+    Workspace that kernels take and give back within one operation is not seen.
+    """
+    # Whether a collection falls into the run must not move the number.
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        with _LiveBytes() as live:
+            run()
+    finally:
+        if collecting:
+            gc.enable()
     return live.peak
 
 

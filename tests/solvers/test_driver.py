@@ -283,3 +283,20 @@ def test_lazy_columns_that_are_not_finite_are_refused() -> None:
     lazy = problems.Columns((4, 2), lambda i, j: torch.full((4, j - i), float("nan"), dtype=torch.float64))
     with pytest.raises(ValueError, match="rhs: 8 of 8 numbers are NaN"):
         solve(Problem("lazy", operator, 0.1, lazy), Scripted(product))
+
+
+def test_what_products_prepare_for_later_ones_is_set_up(
+    problem: Problem, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepared = [0.0]
+    monkeypatch.setattr(DenseOperator, "preparation_seconds", property(lambda operator: prepared[0]))
+
+    def script(step: int, problem: Problem, b: Tensor) -> Tensor:
+        if step == 2:
+            clock.now += 5
+            prepared[0] += 5
+        return clock.second(step, problem, b)
+
+    solution = solve(problem, Scripted(script, count=3))
+    assert solution.solve_seconds == 3
+    assert solution.setup_seconds == 5

@@ -14,7 +14,7 @@ from problems.model_function import ModelFunction
 from problems.operators import recording
 from problems.operators.micro_batches import MicroBatches, Size
 from problems.operators.recording import RECORD_AFTER, merge_common_subexpressions, split
-from tests.problems.operators.test_ggn import Convolutional
+from tests.problems.operators.small_networks import Convolutional
 
 COUNT = 9
 
