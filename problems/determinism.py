@@ -9,6 +9,7 @@ from torch.func import jvp
 from problems.examples import Examples, tensors
 from problems.losses import Loss
 from problems.model_function import ModelFunction
+from problems.precision import multiplying
 from problems.validation import check_finite
 
 # nn.modules' own base classes: every 1d, 2d, 3d and Sync variant inherits from them.
@@ -23,8 +24,11 @@ def check_deterministic(function: ModelFunction, loss: Loss, *datasets: Examples
     `datasets` twice, together and one by one. Where they are tensors, all inputs and targets are checked.
     """
     _check_modules(function.model)
-    for examples in datasets:
-        _check_examples(function, loss, examples)
+    # In full precision: kernels for one example and for several round differently, bfloat16 visibly so.
+    exact = function.to(function.dtype)
+    with multiplying(exact.precision):
+        for examples in datasets:
+            _check_examples(exact, loss, examples)
     _check_differentiable(function, datasets[0])
 
 

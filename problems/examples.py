@@ -105,6 +105,12 @@ def _split(batch: Any) -> tuple[Inputs, Tensor]:
                 "holds the targets, is needed too"
             )
         return {str(key): value for key, value in batch.items() if key != LABELS}, batch[LABELS]
+    if not isinstance(batch, tuple | list) or len(batch) != 2:
+        length = f" of length {len(batch)}" if isinstance(batch, tuple | list) else ""
+        raise TypeError(
+            f"collate_fn makes a {type(batch).__name__}{length} of a batch; it must make a pair "
+            f"(inputs, targets), or a dictionary with {LABELS!r}"
+        )
     inputs, targets = batch
     if isinstance(inputs, Mapping):
         return dict(inputs), targets
@@ -131,14 +137,22 @@ def _read_columns(inputs: Inputs, targets: Tensor) -> Callable[[Tensor], tuple[I
 
 def _read_items(data: Any) -> Callable[[Tensor], tuple[Inputs, Tensor]]:
     dataset = _dataset(data)
-    # A DataLoader has torch's default_collate unless its user gave it another one.
-    own = isinstance(data, DataLoader) and data.collate_fn is not torch.utils.data.default_collate
-    collate = data.collate_fn if own else _stack
+    collate = data.collate_fn if _collates(data) else _stack_items
 
     def read(indices: Tensor) -> tuple[Inputs, Tensor]:
         return _split(collate([dataset[i] for i in indices.tolist()]))
 
     return read
+
+
+def _collates(data: Any) -> bool:
+    """Whether its user gave it a way to make a batch of items; torch's default_collate is ours instead."""
+    return isinstance(data, DataLoader) and data.collate_fn is not torch.utils.data.default_collate
+
+
+def _stack_items(items: Sequence[Any]) -> Any:
+    # An item that is a list is a pair, whatever it holds.
+    return _stack([tuple(item) if isinstance(item, list) else item for item in items])
 
 
 def _stack(items: Sequence[Any]) -> Any:
@@ -148,7 +162,7 @@ def _stack(items: Sequence[Any]) -> Any:
         return {key: _stack([item[key] for item in items]) for key in first}
     if isinstance(first, tuple) or (isinstance(first, list) and any(isinstance(v, Tensor) for v in first)):
         return tuple(_stack(parts) for parts in zip(*items, strict=True))
-    values = [torch.as_tensor(item) for item in items]
+    values = [_tensor(item) for item in items]
     shapes = sorted({tuple(value.shape) for value in values})
     if len(shapes) > 1:
         raise ValueError(
@@ -158,15 +172,31 @@ def _stack(items: Sequence[Any]) -> Any:
     return torch.stack(values)
 
 
+def _tensor(value: Any) -> Tensor:
+    converted = torch.as_tensor(value)
+    if isinstance(value, float | list) and converted.is_floating_point():
+        # Python's numbers have float64's digits, and a list of them too; torch would take float32.
+        return torch.as_tensor(value, dtype=torch.float64)
+    return converted
+
+
 def _dataset(data: Any) -> Any:
+    collates = _collates(data)
     if isinstance(data, DataLoader):
-        if not isinstance(data.sampler, SequentialSampler):
+        if data.batch_sampler is None:
             raise ValueError(
-                f"data is a DataLoader that draws its examples with {type(data.sampler).__name__}: every "
+                "data is a DataLoader with batch_size=None, whose data set makes batches of its own: "
+                "pass a data set of single examples"
+            )
+        sampler = getattr(data.batch_sampler, "sampler", data.batch_sampler)
+        if not isinstance(sampler, SequentialSampler):
+            raise ValueError(
+                f"data is a DataLoader that draws its examples with {type(sampler).__name__}: every "
                 "pass would see another order. Pass the data set itself (data=loader.dataset) or build the "
                 "loader with shuffle=False"
             )
-        if data.drop_last and len(data.dataset) % (data.batch_size or 1):  # type: ignore[arg-type]
+        batches: Any = data.batch_sampler
+        if batches.drop_last and len(data.dataset) % batches.batch_size:  # type: ignore[arg-type]
             raise ValueError(
                 "data is a DataLoader with drop_last=True, which leaves examples out: pass the data set "
                 "itself (data=loader.dataset) or build the loader with drop_last=False"
@@ -174,8 +204,15 @@ def _dataset(data: Any) -> Any:
         data = data.dataset
     if not hasattr(data, "__getitem__") or not hasattr(data, "__len__"):
         raise TypeError(f"data is a {type(data).__name__}; it must be {_ACCEPTED}")
-    pair_or_mapping = len(data) == 0 or (
-        isinstance(data[0], Mapping) or (isinstance(data[0], tuple | list) and len(data[0]) == 2)
+    if isinstance(data, Mapping) and 0 not in data:
+        kinds = ", ".join(f"{key!r}: {type(value).__name__}" for key, value in data.items())
+        raise TypeError(f"data is a dictionary of {{{kinds}}}; it must be {_ACCEPTED}")
+    # A collate_fn may take items of any kind.
+    pair_or_mapping = (
+        collates
+        or len(data) == 0
+        or isinstance(data[0], Mapping)
+        or (isinstance(data[0], tuple | list) and len(data[0]) == 2)
     )
     if not pair_or_mapping:
         raise TypeError(

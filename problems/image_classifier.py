@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import torch
 from torch import nn
@@ -12,7 +12,7 @@ from problems.cache import checkpoint_path, load_checkpoint, save_checkpoint
 from problems.data.digits import TRAINING_SIZE, Split, accuracy, check_sizes, digits
 from problems.losses import CrossEntropy
 from problems.models.mlp import mlp
-from problems.problem import Problem, ProblemFamily, from_model
+from problems.problem import Problem, ProblemFamily, as_curvature, from_model
 from problems.training import Recipe, train
 from problems.validation import check_counts, check_damping
 
@@ -23,8 +23,9 @@ FEATURES, CLASSES = 64, 10
 class ImageClassifier(ProblemFamily):
     """An MLP 64-width-10 trained on digits; right-hand sides are gradients of test images.
 
-    Deterministic given the seed; the checkpoint is kept under the user's cache directory, keyed by its
-    recipe.
+    H is the network's `curvature`: "ggn", "hessian" (indefinite), "empirical_fisher" or
+    "monte_carlo_fisher". Deterministic given the seed; the checkpoint is kept under the user's cache
+    directory, keyed by its recipe.
     """
 
     width: int = 12
@@ -32,15 +33,18 @@ class ImageClassifier(ProblemFamily):
     epochs: int = 30
     num_queries: int = 4
     damping: float = 1e-2
+    curvature: str = "ggn"
 
     def __post_init__(self) -> None:
         check_damping(self.damping)
         check_sizes(self.training_size, self.num_queries)
         check_counts(width=self.width, epochs=self.epochs)
+        as_curvature(self.curvature)
 
     @classmethod
     def examples(cls) -> Sequence[ImageClassifier]:
-        return (cls(width=2, training_size=60, epochs=5, num_queries=3, damping=0.1),)
+        small = cls(width=2, training_size=60, epochs=5, num_queries=3, damping=0.1)
+        return (small, replace(small, curvature="hessian", damping=3.0))
 
     def build(self, *, device: torch.device, dtype: torch.dtype, seed: int) -> Problem:
         data = digits(self.training_size)
@@ -52,6 +56,7 @@ class ImageClassifier(ProblemFamily):
             (data.train_inputs, data.train_targets),
             data.queries(self.num_queries),
             damping=self.damping,
+            curvature=self.curvature,
             name="image_classifier",
             facts={
                 "model": f"MLP {FEATURES}-{self.width}-{CLASSES}",

@@ -49,7 +49,9 @@ def _batchnorm_and_bias(model: nn.Module) -> Iterator[str]:
     """What Klochkov & Liu (2024) leave out of ResNets."""
     for prefix, module in model.named_modules():
         for name, _ in module.named_parameters(prefix, recurse=False):
-            if isinstance(module, nn.modules.batchnorm._BatchNorm) or name.split(".")[-1] == "bias":
+            # Also in_proj_bias of attention, bias_ih_l0 of recurrent layers.
+            is_bias = "bias" in name.split(".")[-1].split("_")
+            if isinstance(module, nn.modules.batchnorm._BatchNorm) or is_bias:
                 yield name
 
 
@@ -70,9 +72,12 @@ def _normalises(module: nn.Module) -> bool:
 
 
 def _output_head(model: nn.Module) -> list[nn.Module]:
-    """The last linear layer with one output for each row of the largest embedding, the vocabulary."""
-    rows = max((each.num_embeddings for each in model.modules() if isinstance(each, nn.Embedding)), default=0)
-    heads = [each for each in model.modules() if isinstance(each, nn.Linear) and each.out_features == rows]
+    """The last linear layer with one output for each row of the vocabulary's embedding."""
+    rows = {each.num_embeddings for each in model.modules() if isinstance(each, nn.Embedding)}
+    linear = [each for each in model.modules() if isinstance(each, nn.Linear)]
+    # Usually the last one of all; where the vocabulary is small, positions may have a larger embedding.
+    heads = [each for each in linear[-1:] if each.out_features in rows]
+    heads = heads or [each for each in linear if each.out_features == max(rows, default=0)]
     return list(heads[-1:])
 
 

@@ -187,6 +187,15 @@ class ProblemFamily(ABC):
         return (cls(),)
 
 
+def as_curvature(curvature: str | Curvature) -> Curvature:
+    """The curvature named `curvature`; ValueError suggests the nearest."""
+    if isinstance(curvature, Curvature):
+        return curvature
+    if curvature not in CURVATURES:
+        raise ValueError(unknown("curvature", curvature, CURVATURES))
+    return CURVATURES[curvature]
+
+
 def from_model(
     model: nn.Module,
     loss: str | nn.Module | Loss,
@@ -220,10 +229,7 @@ def from_model(
     The model must be in evaluation mode and is shared, not copied. Raises ValueError for whatever would
     make H change between two products or cannot be differentiated, saying what to change.
     """
-    if isinstance(curvature, str):
-        if curvature not in CURVATURES:
-            raise ValueError(unknown("curvature", curvature, CURVATURES))
-        curvature = CURVATURES[curvature]
+    curvature = as_curvature(curvature)
     check_damping(damping)
     criterion = as_loss(loss)
     function = ModelFunction(model, parameters, precision)

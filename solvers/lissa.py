@@ -23,7 +23,8 @@ class LiSSA(Solver):
     2024), for which `solvers.theory.mean_square_threshold` gives the largest η. A step costs
     (1 + 4k)/3 · b/n gradient equivalents.
 
-    `batch_size`: examples drawn with replacement at each step, or "full" for all of them once.
+    `batch_size`: examples, or tokens of a language model, drawn with replacement at each step, or "full"
+    for all of them once.
     `start`: "rhs" begins at b/λ, exact where H is flat; "zero" at 0. In the terms of Koh & Liang (2017),
     scale = 1/η and their damping is λ·η.
     """

@@ -33,9 +33,9 @@ class EmpiricalFisher(Curvature):
 class MonteCarloFisher(Curvature):
     """H = mean g gᵀ, g the gradient at a target drawn from the model; E H is the Gauss–Newton matrix.
 
-    `num_samples` targets for each unit are drawn once, at the first product and with `seed`, so that H is
-    one fixed matrix, which mini-batches sample; drawing costs a forward pass over the data. Where a loss is
-    a multiple of a negative log-likelihood, the outer products are scaled to the loss's Hessian.
+    `num_samples` targets for each unit are drawn once, when the operator is made and with `seed`, so that H
+    is one fixed matrix, which mini-batches sample; drawing costs a forward pass over the data. Where a
+    loss is a multiple of a negative log-likelihood, the outer products are scaled to the loss's Hessian.
     """
 
     num_samples: int = 1

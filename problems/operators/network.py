@@ -198,14 +198,9 @@ class NetworkOperator(CurvatureOperator):
         counts = self._token_counts() if self.loss.unit == "token" else None
         sampled = None
         if self.curvature.num_samples:
-            sampled = SampledTargets(
-                self.function,
-                self.loss,
-                self.examples,
-                self.work,
-                self.curvature.num_samples,
-                self.curvature.seed,
-            )
+            draws = (self.curvature.num_samples, self.curvature.seed)
+            sampled = SampledTargets(self.function, self.loss, self.examples, *draws)
+            self.work.count_forward(len(self.examples))
         return Shared(recorder, MicroBatches(self._peak, max_bytes), counts, sampled)
 
     def _token_counts(self) -> Tensor:

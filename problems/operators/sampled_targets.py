@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cached_property
-
 import torch
 from torch import Tensor
 
@@ -11,51 +9,40 @@ from problems.examples import Examples
 from problems.losses import Loss
 from problems.model_function import ModelFunction
 from problems.precision import multiplying
-from problems.work import Work
 
-# Drawing takes a forward pass, which needs less than a product does.
+# Drawing takes a forward pass, which needs less memory than a product does.
 PASS_SIZE = 32
 
 
 class SampledTargets:
-    """`num_samples` targets for every unit of `examples`, drawn with `seed` when they are first read."""
+    """`num_samples` targets for every unit of `examples`, drawn with `seed`; costs a forward pass."""
 
     def __init__(
-        self, function: ModelFunction, loss: Loss, examples: Examples, work: Work, num_samples: int, seed: int
+        self, function: ModelFunction, loss: Loss, examples: Examples, num_samples: int, seed: int
     ) -> None:
-        self._function = function
         self._loss = loss
-        self._examples = examples
-        self._work = work
         self._num_samples = num_samples
-        self._seed = seed
+        # By example: (samples, ...) targets, or (samples, targets that judge a token).
+        self._drawn: list[Tensor] = []
+        generator = torch.Generator().manual_seed(seed)
+        with torch.no_grad(), multiplying(function.precision):
+            for inputs, targets in examples.passes(torch.arange(len(examples)), PASS_SIZE):
+                outputs = function.outputs(function.parameters, inputs)
+                samples = [loss.sample(outputs, generator) for _ in range(num_samples)]
+                by_example = torch.stack(samples, dim=1).cpu()
+                if loss.unit == "token":
+                    judging = loss.judging(targets).cpu()
+                    self._drawn += [row[:, where] for row, where in zip(by_example, judging, strict=True)]
+                else:
+                    self._drawn += list(by_example)
 
     def read(self, indices: Tensor, targets: Tensor) -> tuple[Tensor, ...]:
         """The draws for the examples `indices`, each shaped like `targets`."""
         rows = [self._drawn[int(i)] for i in indices]
         if self._loss.unit == "example":
-            stacked = torch.stack(rows, dim=1)
-            return tuple(stacked.to(targets.device))
+            return tuple(torch.stack(rows, dim=1).to(targets.device))
         # Where sequences are padded to the longest of their batch, places shift and ranks do not.
         placed = torch.zeros(self._num_samples, *targets.shape, dtype=torch.long)
         for row, (judging, values) in enumerate(zip(self._loss.judging(targets).cpu(), rows, strict=True)):
             placed[:, row, judging] = values
         return tuple(placed.to(targets.device))
-
-    @cached_property
-    def _drawn(self) -> list[Tensor]:
-        """By example: (samples, ...) targets, or (samples, tokens that judge)."""
-        generator = torch.Generator().manual_seed(self._seed)
-        drawn: list[Tensor] = []
-        self._work.count_forward(len(self._examples))
-        with torch.no_grad(), multiplying(self._function.precision):
-            for inputs, targets in self._examples.passes(torch.arange(len(self._examples)), PASS_SIZE):
-                outputs = self._function.outputs(self._function.parameters, inputs)
-                samples = [self._loss.sample(outputs, generator) for _ in range(self._num_samples)]
-                by_example = torch.stack(samples, dim=1).cpu()
-                if self._loss.unit == "token":
-                    judging = self._loss.judging(targets).cpu()
-                    drawn += [row[:, where] for row, where in zip(by_example, judging, strict=True)]
-                else:
-                    drawn += list(by_example)
-        return drawn

@@ -74,3 +74,16 @@ def test_float32_is_the_same_network() -> None:
 def test_wrong_parameters_are_refused() -> None:
     with pytest.raises(ValueError, match="width is 0"):
         problems.load("image_classifier", width=0)
+
+
+@pytest.mark.parametrize("curvature", ["ggn", "hessian", "empirical_fisher", "monte_carlo_fisher"])
+def test_it_offers_every_curvature(curvature: str) -> None:
+    problem = problems.load("image_classifier", **SMALL, curvature=curvature)
+    assert problem.eigenvalues is not None
+    indefinite = float(problem.eigenvalues[0]) < -1e-3
+    assert indefinite == (curvature == "hessian") == (not problem.operator.is_psd)
+
+
+def test_an_unknown_curvature_is_refused_before_anything_is_trained() -> None:
+    with pytest.raises(ValueError, match="no curvature 'fisher'"):
+        problems.family("image_classifier", curvature="fisher")
