@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import math
 import os
 import time
 import weakref
@@ -33,7 +34,7 @@ class MicroBatches:
     """The largest sizes that fit into `max_bytes`, found by measuring small products, and by failing.
 
     `peak(m, c)` gives the bytes that a product of m examples with c vectors takes, beyond parameters and
-    vectors. That is linear in m and in c, so four small products tell it for all. Where memory runs out
+    vectors. That is linear in m and in c, so up to four small products tell it for all. Where memory runs out
     nonetheless (kernels take workspace of their own, others use the device), the size is halved for good.
     Half of `max_bytes` is for the products, half for forward passes that are kept.
     """
@@ -43,7 +44,7 @@ class MicroBatches:
         self.largest = Size(LARGEST_PASS, 2**30)
         self.seconds = 0.0
         self._peak = peak
-        self._coefficients: tuple[int, int, int, int] | None = None
+        self._peaks: dict[Size, float] = {}
 
     @property
     def keep_bytes(self) -> int:
@@ -98,17 +99,31 @@ class MicroBatches:
                 "parameters, shorter inputs or precision='bf16', or free memory on the device"
             ) from error
 
-    def _bytes(self, examples: int, vectors: int) -> int:
-        if self._coefficients is None:
+    def _bytes(self, examples: int, vectors: int) -> float:
+        more_examples, more_vectors = examples - 1, vectors - 1
+        found = one = self._measured(1, 1)
+        # Only what is asked for is measured: a second vector of a large network may be one too many.
+        if more_examples:
+            found += more_examples * (self._measured(2, 1) - one)
+        if more_vectors:
+            found += more_vectors * (self._measured(1, 2) - one)
+        if more_examples and more_vectors:
+            both = self._measured(2, 2) - self._measured(2, 1) - self._measured(1, 2) + one
+            found += more_examples * more_vectors * both
+        return found
+
+    def _measured(self, examples: int, vectors: int) -> float:
+        size = Size(examples, vectors)
+        if size not in self._peaks:
             began = time.perf_counter()
-            one, two = self._peak(1, 1), self._peak(2, 1)
-            more, both = self._peak(1, 2), self._peak(2, 2)
-            per_example, per_vector = two - one, more - one
-            self._coefficients = (one, per_example, per_vector, both - two - more + one)
+            try:
+                self._peaks[size] = self._peak(examples, vectors)
+            except (RuntimeError, MemoryError) as error:
+                if size == (1, 1) or not is_out_of_memory(error):
+                    self.halve(Size(1, 1), error)
+                self._peaks[size] = math.inf
             self.seconds += time.perf_counter() - began
-        one, per_example, per_vector, per_pair = self._coefficients
-        m, c = examples - 1, vectors - 1
-        return one + m * per_example + c * per_vector + m * c * per_pair
+        return self._peaks[size]
 
 
 def default_max_bytes(device: torch.device) -> int:

@@ -139,6 +139,23 @@ def test_the_size_is_the_largest_of_halves_that_fits() -> None:
     assert sizes.size(1000, lambda m: 1) == Size(64, 1)
 
 
+def test_running_out_while_measuring_is_too_much_for_that_size_alone() -> None:
+    def peak(examples: int, vectors: int) -> int:
+        if vectors > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return 100 * examples
+
+    sizes = MicroBatches(peak, max_bytes=2 * 1000)
+    assert sizes.size(64, lambda m: 8) == Size(1, 1)
+    assert sizes.size(64, lambda m: 1) == Size(8, 1)
+
+    def never(examples: int, vectors: int) -> int:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with pytest.raises(MemoryError, match="one example with one vector does not fit"):
+        MicroBatches(never, max_bytes=2 * 1000).size(64, lambda m: 1)
+
+
 def test_one_example_that_does_not_fit_is_refused_before_any_product() -> None:
     operator = make_operator(max_bytes=1000)
     with pytest.raises(
