@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from functools import cache, partial
 
 import torch
 from torch import Tensor
@@ -33,21 +34,21 @@ class Shared:
 
     recorder: Recorder
     micro_batches: MicroBatches
-    # Tokens that count of each sequence, shape (n,), and their mean; None where the unit is the example.
+    # Tokens that count of each sequence, shape (n,); None where the unit is the example.
     counts: Tensor | None
+    # Their mean; 1 where the unit is the example.
+    mean_count: float
     sampled: SampledTargets | None
-
-    @property
-    def mean_count(self) -> float:
-        assert self.counts is not None
-        return float(self.counts.double().mean())
 
 
 @dataclass
 class Kept:
-    """Forward passes that wait for the next product, by batch and length of block; valid for `versions`."""
+    """Forward passes that wait for the next product, by batch and length of block.
 
-    size: Size | None = None
+    Valid for batches of `examples` and parameters of `versions`.
+    """
+
+    examples: int = 0
     versions: list[int] = field(default_factory=list)
     passes: dict[int, dict[int, Linearised]] = field(default_factory=dict)
 
@@ -201,7 +202,8 @@ class NetworkOperator(CurvatureOperator):
             draws = (self.curvature.num_samples, self.curvature.seed)
             sampled = SampledTargets(self.function, self.loss, self.examples, *draws)
             self.work.count_forward(len(self.examples))
-        return Shared(recorder, MicroBatches(self._peak, max_bytes), counts, sampled)
+        mean_count = 1.0 if counts is None else float(counts.double().mean())
+        return Shared(recorder, MicroBatches(self._peak, max_bytes), counts, mean_count, sampled)
 
     def _token_counts(self) -> Tensor:
         counts = []
@@ -250,32 +252,31 @@ class NetworkOperator(CurvatureOperator):
         return product
 
     def _size(self, vectors: int) -> Size:
-        units = max(1, self.num_examples // len(self.indices))
-
         def block(examples: int) -> int:
-            return block_size(examples * units, self.shape[0], vectors)
+            return block_size(examples * self.shared.mean_count, self.shape[0], vectors)
 
         return self.micro_batches.size(len(self.indices), block)
 
     def _pass_through(self, vectors: Tensor, size: Size) -> Tensor:
         """Sum over all batches of the products with `vectors` (k, p), shape (k, p)."""
-        self._forget_if_changed(size)
+        self._forget_if_changed(size.examples)
         total = torch.zeros_like(vectors)
         for number, positions in enumerate(self.passes(size.examples)):
             linearised = self._kept.passes.pop(number, {})
-            batch = self.batch(positions)
+            # Read when it is needed, which it is not where its forward pass was kept.
+            batch = cache(partial(self.batch, positions))
             self.shared.recorder.add_products(
                 self.function.parameters, batch, vectors, total, linearised, size.vectors
             )
             self._keep(number, linearised)
         return total
 
-    def _forget_if_changed(self, size: Size) -> None:
+    def _forget_if_changed(self, examples: int) -> None:
         # torch counts what is written to a tensor in place, as an optimiser's step does.
         tensors = (*self.function.parameters.values(), *self.function.constants.values())
         versions = [value._version for value in tensors]
-        if versions != self._kept.versions or size != self._kept.size:
-            self._kept = Kept(size, versions)
+        if versions != self._kept.versions or examples != self._kept.examples:
+            self._kept = Kept(examples, versions)
 
     def _keep(self, number: int, linearised: dict[int, Linearised]) -> None:
         """From the second product on, keep the forward passes of batch `number` while there is room."""

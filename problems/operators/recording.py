@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 
 import torch
@@ -74,7 +74,7 @@ class Recorder:
     def add_products(
         self,
         parameters: Parameters,
-        batch: Batch,
+        batch: Callable[[], Batch],
         vectors: Tensor,
         total: Tensor,
         linearised: dict[int, Linearised],
@@ -87,11 +87,11 @@ class Recorder:
         for block, target in zip(vectors.split(size), total.split(size), strict=True):
             length = len(block)
             if length not in linearised:
-                recording = self._recording(parameters, batch, block)
+                recording = self._recording(parameters, batch(), block)
                 if recording is None:
-                    target += self.product(parameters, batch, block)
+                    target += self.product(parameters, batch(), block)
                     continue
-                linearised[length] = recording.linearise(parameters, batch)
+                linearised[length] = recording.linearise(parameters, batch())
             target += linearised[length](block)
 
     def _recording(self, parameters: Parameters, batch: Batch, block: Tensor) -> Recording | None:
@@ -116,9 +116,9 @@ def _bytes(tensors: list[Tensor], apart_from: list[Tensor]) -> int:
     return sum(storages.values())
 
 
-def block_size(units: int, parameters: int, vectors: int) -> int:
+def block_size(units: float, parameters: int, vectors: int) -> int:
     """How many of `vectors` go through a network of `parameters` together with `units` examples or tokens."""
-    fitting = min(max(1, BLOCK_MULTIPLICATIONS // (units * parameters)), LARGEST_BLOCK, vectors)
+    fitting = min(max(1, int(BLOCK_MULTIPLICATIONS / (units * parameters))), LARGEST_BLOCK, vectors)
     # A power of two, so that blocks of different lengths, each with a recording of its own, are few.
     return 1 << (fitting.bit_length() - 1)
 

@@ -123,6 +123,25 @@ def test_other_batches_of_the_same_shape_use_the_recording() -> None:
     assert recorded(operator) == [kept]
 
 
+def test_data_of_kept_passes_is_not_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    operator = make_operator("mlp")
+    vector = torch.randn(operator.shape[0], dtype=torch.float64)
+    for _ in range(RECORD_AFTER + 3):
+        first = operator @ vector
+    monkeypatch.delattr(Examples, "batch")
+    assert torch.equal(operator @ vector, first)
+
+
+def test_fewer_columns_than_before_leave_other_passes_kept() -> None:
+    """As when columns of CG converge: the passes kept for one length of block serve that length again."""
+    operator = make_operator("mlp")
+    vectors = torch.randn(operator.shape[0], 4, dtype=torch.float64)
+    for columns in (4, 2, 4):
+        for _ in range(RECORD_AFTER + 3):
+            _ = operator @ vectors[:, :columns]
+    assert all(set(passes) == {2, 4} for passes in operator._kept.passes.values())
+
+
 def test_kept_passes_have_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(MicroBatches, "keep_bytes", 0)
     operator = make_operator("mlp")
