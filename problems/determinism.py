@@ -20,8 +20,9 @@ _NORMALISATION = nn.modules.batchnorm._NormBase
 def check_deterministic(function: ModelFunction, loss: Loss, *datasets: Examples) -> None:
     """Raise ValueError, saying what to change, unless H is one fixed mean over examples.
 
-    Looks at the modules that are known to break it, then reads and runs the first examples of each of
-    `datasets` twice, together and one by one. Where they are tensors, all inputs and targets are checked.
+    Looks at the modules that are known to break it, then reads and runs four examples of each of
+    `datasets`, from the first to the last, twice, together and one by one. Where they are tensors, all
+    inputs and targets are checked.
     """
     _check_modules(function.model)
     # In full precision: kernels for one example and for several round differently, bfloat16 visibly so.
@@ -53,7 +54,8 @@ def _check_modules(model: nn.Module) -> None:
 
 
 def _check_examples(function: ModelFunction, loss: Loss, examples: Examples) -> None:
-    indices = torch.arange(min(4, len(examples)))
+    # From all over, since data may be sorted: by length, say, with padding that the first ones do not have.
+    indices = torch.linspace(0, len(examples) - 1, min(4, len(examples)), dtype=torch.float64).long()
     inputs, targets = examples.batch(indices)
     again_inputs, again_targets = examples.batch(indices)
     pairs = [
@@ -74,7 +76,7 @@ def _check_examples(function: ModelFunction, loss: Loss, examples: Examples) -> 
         loss.check(outputs[:1].expand(len(examples), *outputs.shape[1:]), all_targets)
     if not torch.isfinite(outputs).all():
         raise ValueError(
-            "the model's outputs hold NaN or inf on the first examples, first in layer "
+            "the model's outputs hold NaN or inf for examples of the data, first in layer "
             f"{function.first_layer_not_finite(inputs)}; check inputs and weights, or use float64"
         )
     counted = loss.counted(targets)

@@ -18,6 +18,16 @@ Precision = Literal["full", "tf32", "bf16"]
 PRECISIONS = ("full", "tf32", "bf16")
 
 
+# Where torch keeps what is said of factors in float32; the last two are the CPU's.
+_BACKENDS: Any = torch.backends
+_PLACES = (
+    _BACKENDS.cuda.matmul,
+    _BACKENDS.cudnn.conv,
+    _BACKENDS.mkldnn.matmul,
+    _BACKENDS.mkldnn.conv,
+)
+
+
 def check_precision(precision: str, dtype: torch.dtype, device: torch.device) -> None:
     """Raise ValueError where `precision` is unknown or cannot be had with this dtype on this device."""
     if precision not in PRECISIONS:
@@ -38,13 +48,15 @@ def multiplying(precision: Precision) -> Iterator[None]:
 
     Whatever torch.set_float32_matmul_precision and the like say outside.
     """
-    backends: Any = torch.backends
-    places = (backends.cuda.matmul, backends.cudnn.conv, backends.mkldnn.matmul, backends.mkldnn.conv)
-    before = [place.fp32_precision for place in places]
+    before = [place.fp32_precision for place in _PLACES]
+    wanted = [*(["tf32"] * 2 if precision == "tf32" else ["ieee"] * 2), "ieee", "ieee"]
     try:
-        for place in places:
-            place.fp32_precision = "tf32" if precision == "tf32" and place in places[:2] else "ieee"
+        _set(wanted)
         yield
     finally:
-        for place, value in zip(places, before, strict=True):
-            place.fp32_precision = value
+        _set(before)
+
+
+def _set(precisions: list[str]) -> None:
+    for place, value in zip(_PLACES, precisions, strict=True):
+        place.fp32_precision = value

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import ClassVar, NamedTuple
 
 from torch import Tensor
 
-from problems.examples import Inputs
+from problems.examples import Inputs, map_tensors, tensors
 from problems.losses import Loss
 from problems.model_function import ModelFunction
 from problems.work import JACOBIAN_COST, ProductCost
@@ -27,6 +27,16 @@ class Batch(NamedTuple):
     targets: Tensor
     weights: Tensor
     sampled: tuple[Tensor, ...] = ()
+
+    def tensors(self) -> list[Tensor]:
+        """All its tensors, in order."""
+        return [*tensors(self.inputs).values(), self.targets, self.weights, *self.sampled]
+
+    def filled(self, values: Sequence[Tensor]) -> Batch:
+        """A batch of the same structure with other tensors."""
+        given = iter(values)
+        inputs = map_tensors(lambda _: next(given), self.inputs)
+        return Batch(inputs, next(given), next(given), tuple(given))
 
 
 # (parameters, batch, V) ↦ weighted sum over the batch's units of h v, for the vectors V (c, p); shape (c, p).

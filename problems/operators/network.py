@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_leaves
 
-from problems.examples import Examples
+from problems.examples import Examples, tensors
 from problems.losses import Loss
 from problems.model_function import ModelFunction
 from problems.operators.base import CurvatureOperator
@@ -247,7 +247,8 @@ class NetworkOperator(CurvatureOperator):
                     self.micro_batches.halve(size, error)
         self._used = True
         product = total.div_(len(self.indices)).T
-        if not torch.isfinite(product).all() and torch.isfinite(columns).all():
+        # The sum is quick, and not finite where any number is not.
+        if not math.isfinite(float(product.sum())) and torch.isfinite(columns).all():
             self._blame_a_layer(size)
         return product
 
@@ -299,7 +300,7 @@ class NetworkOperator(CurvatureOperator):
             layer = self.function.first_layer_not_finite(inputs)
             if layer is None:
                 continue
-            given = all(bool(torch.isfinite(leaf).all()) for leaf in tree_leaves(inputs))
+            given = all(bool(torch.isfinite(values).all()) for values in tensors(inputs).values())
             raise ArithmeticError(
                 f"the output of layer {layer} holds NaN or inf for examples among "
                 f"{int(self.indices[positions[0]])} to {int(self.indices[positions[-1]])}, so H does too: "

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, fx
 from torch.func import functionalize
 from torch.fx.experimental.proxy_tensor import make_fx
-from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
 from problems.operators.curvature import Batch, BlockProduct, Parameters
 from problems.operators.micro_batches import is_out_of_memory
@@ -39,7 +38,7 @@ class Recording:
 
     def linearise(self, parameters: Parameters, batch: Batch) -> Linearised:
         """Run the forward pass for `batch`."""
-        given = [*parameters.values(), *tree_leaves(batch)]
+        given = [*parameters.values(), *batch.tensors()]
         with torch.no_grad():
             residuals = self.primal(*given)
         return Linearised(self.linear, residuals, _bytes(residuals, apart_from=given))
@@ -96,9 +95,8 @@ class Recorder:
 
     def _recording(self, parameters: Parameters, batch: Batch, block: Tensor) -> Recording | None:
         """The recording for these shapes, made after RECORD_AFTER eager products; None before."""
-        leaves, structure = tree_flatten(batch)
-        shapes = ((part.shape, part.dtype, part.device) for part in leaves)
-        key = (len(block), block.dtype, str(structure), *shapes)
+        shapes = ((part.shape, part.dtype, part.device) for part in batch.tensors())
+        key = (len(block), block.dtype, *shapes)
         if key not in self._recordings:
             self._eager[key] += 1
             if self._eager[key] <= RECORD_AFTER:
@@ -126,15 +124,14 @@ def block_size(units: float, parameters: int, vectors: int) -> int:
 def _record(product: BlockProduct, parameters: Parameters, batch: Batch, block: Tensor) -> Recording | None:
     """Trace the product and split it; None where tracing fails or the replay gives other numbers."""
     names = list(parameters)
-    leaves, structure = tree_flatten(batch)
 
     def flat(*arguments: Tensor) -> Tensor:
         given = dict(zip(names, arguments[: len(names)], strict=True))
-        return product(given, tree_unflatten(arguments[len(names) : -1], structure), arguments[-1])
+        return product(given, batch.filled(arguments[len(names) : -1]), arguments[-1])
 
     try:
         # Functionalised: an operation in place would overwrite what the other half still reads.
-        traced = make_fx(functionalize(flat))(*parameters.values(), *leaves, block)
+        traced = make_fx(functionalize(flat))(*parameters.values(), *batch.tensors(), block)
         recording = split(traced)
         replayed = recording.linearise(parameters, batch)(block)
     except Exception as error:
