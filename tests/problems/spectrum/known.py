@@ -1,0 +1,24 @@
+"""Matrices whose spectra are known."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from problems import DenseOperator
+
+SPECTRA = {
+    "flat": lambda size: torch.ones(size, dtype=torch.float64),
+    "power_law": lambda size: torch.arange(1, size + 1, dtype=torch.float64) ** -1.5,
+    "spiked": lambda size: torch.cat([torch.tensor([5.0, 3.0]), torch.full((size - 2,), 0.05)]).double(),
+    "indefinite": lambda size: torch.linspace(-1, 2, size, dtype=torch.float64) ** 3,
+}
+
+
+def operator_with(eigenvalues: Tensor, seed: int = 0) -> DenseOperator:
+    """H with these eigenvalues in a random basis."""
+    generator = torch.Generator().manual_seed(seed)
+    size = len(eigenvalues)
+    basis = torch.linalg.qr(torch.randn(size, size, generator=generator, dtype=torch.float64)).Q
+    matrix = (basis * eigenvalues) @ basis.T
+    return DenseOperator.from_matrix((matrix + matrix.T) / 2)
