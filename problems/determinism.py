@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.func import jvp
 
 from problems.examples import Examples, tensors
 from problems.losses import Loss
 from problems.model_function import ModelFunction
+from problems.operators.micro_batches import is_out_of_memory
+from problems.operators.network import NetworkOperator
 from problems.precision import multiplying
 from problems.validation import check_finite
 
@@ -30,7 +31,6 @@ def check_deterministic(function: ModelFunction, loss: Loss, *datasets: Examples
     with multiplying(exact.precision):
         for examples in datasets:
             _check_examples(exact, loss, examples)
-    _check_differentiable(function, datasets[0])
 
 
 def _check_modules(model: nn.Module) -> None:
@@ -56,13 +56,16 @@ def _check_modules(model: nn.Module) -> None:
 def _check_examples(function: ModelFunction, loss: Loss, examples: Examples) -> None:
     # From all over, since data may be sorted: by length, say, with padding that the first ones do not have.
     indices = torch.linspace(0, len(examples) - 1, min(4, len(examples)), dtype=torch.float64).long()
+    if examples.columns is not None:
+        for name, values in tensors(examples.columns[0]).items():
+            check_finite(f"the data's {name}", values)
     inputs, targets = examples.batch(indices)
     again_inputs, again_targets = examples.batch(indices)
     pairs = [
         *zip(tensors(inputs).values(), tensors(again_inputs).values(), strict=True),
         (targets, again_targets),
     ]
-    if not all(torch.equal(first, second) for first, second in pairs):
+    if not all(_same(first, second) for first, second in pairs):
         raise ValueError(
             "the data gives different values when the same examples are read twice: remove random "
             "augmentation from the data set's transforms"
@@ -70,9 +73,7 @@ def _check_examples(function: ModelFunction, loss: Loss, examples: Examples) -> 
     outputs = function.outputs(function.parameters, inputs)
     loss.check(outputs, targets)
     if examples.columns is not None:
-        all_inputs, all_targets = examples.columns
-        for name, values in tensors(all_inputs).items():
-            check_finite(f"the data's {name}", values)
+        _, all_targets = examples.columns
         loss.check(outputs[:1].expand(len(examples), *outputs.shape[1:]), all_targets)
     if not torch.isfinite(outputs).all():
         raise ValueError(
@@ -99,20 +100,30 @@ def _check_examples(function: ModelFunction, loss: Loss, examples: Examples) -> 
         )
 
 
-def _check_differentiable(function: ModelFunction, examples: Examples) -> None:
-    inputs, _ = examples.batch(torch.zeros(1, dtype=torch.long))
+def check_differentiable(operator: NetworkOperator) -> None:
+    """Raise ValueError, saying what to change, where the network has no curvature product."""
     try:
-        jvp(lambda p: function.outputs(p, inputs), (function.parameters,), (function.parameters,))
+        zeros = torch.zeros(1, operator.shape[0], dtype=operator.dtype, device=operator.device)
+        batch = operator.batch(torch.zeros(1, dtype=torch.long))
+        operator.shared.recorder.product(operator.function.parameters, batch, zeros)
     except (RuntimeError, NotImplementedError) as error:
-        config = getattr(function.model, "config", None)
-        used = getattr(config, "_attn_implementation", None)
-        setting = f"; its attn_implementation is {used!r}" if used else ""
+        if is_out_of_memory(error):
+            raise
+        used = getattr(getattr(operator.function.model, "config", None), "_attn_implementation", None)
         raise ValueError(
-            "the model has an operation without a derivative in forward mode, which curvature products need: "
-            f"{str(error).splitlines()[0]}. Fused attention has none: load a Hugging Face model with "
-            f"attn_implementation='eager'{setting}; elsewhere call torch's scaled_dot_product_attention, or "
-            "write the operation out"
+            "the model has an operation whose derivative curvature products cannot take in forward mode: "
+            f"{str(error).splitlines()[0].rstrip('.')}. If it is fused attention, load a Hugging Face model "
+            f"with attn_implementation='eager'{f' (it is {used!r})' if used else ''}, or call torch's own "
+            "scaled_dot_product_attention; if it is checkpointing or an operation of the model's own, turn "
+            "it off or write it out"
         ) from error
+
+
+def _same(first: Tensor, second: Tensor) -> bool:
+    """Whether all numbers are equal, NaN to NaN: those have an error of their own."""
+    if first.shape != second.shape:
+        return False
+    return bool(((first == second) | (first.isnan() & second.isnan())).all())
 
 
 def _close(values: Tensor, expected: Tensor) -> bool:

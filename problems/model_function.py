@@ -8,15 +8,13 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.overrides import TorchFunctionMode
 
 from problems.examples import Inputs
 from problems.parameters import ParameterFilter, select
-from problems.precision import Precision, check_precision
+from problems.precision import Float64Throughout, NormaliseInFloat32, Precision, check_precision
 from problems.validation import check_finite
 
 
@@ -65,7 +63,7 @@ class ModelFunction:
             keywords |= inputs
         else:
             arguments = inputs if isinstance(inputs, tuple) else (inputs,)
-        with _differentiable(self.device, self.precision):
+        with _computing(self.device, self.dtype, self.precision):
             outputs = functional_call(self.model, {**self.constants, **parameters}, arguments, keywords)
         if isinstance(outputs, Mapping) and "logits" in outputs:
             outputs = outputs["logits"]
@@ -124,39 +122,22 @@ class ModelFunction:
 
 
 @contextlib.contextmanager
-def _differentiable(device: torch.device, precision: Precision) -> Iterator[None]:
-    """Inside, what a network computes can be differentiated in forward mode."""
+def _computing(device: torch.device, dtype: torch.dtype, precision: Precision) -> Iterator[None]:
+    """Inside, a network computes in this precision, and what can be differentiated in forward mode."""
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
         with contextlib.ExitStack() as stack:
             stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+            if dtype == torch.float64:
+                stack.enter_context(Float64Throughout())
             if precision == "bf16":
                 # Without its cache, which would keep tensors of one derivative for the next.
                 stack.enter_context(torch.autocast(device.type, torch.bfloat16, cache_enabled=False))
-                stack.enter_context(_NormaliseInFloat32())
+                stack.enter_context(NormaliseInFloat32())
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
-
-
-class _NormaliseInFloat32(TorchFunctionMode):
-    """Give normalisations float32, as their weights are.
-
-    With inputs in bfloat16 their values are in bfloat16 and their tangents in float32, and no convolution
-    or linear layer after them takes two dtypes.
-    """
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func in _NORMALISATIONS and args and args[0].dtype == torch.bfloat16:
-            args = (args[0].float(), *args[1:])
-        return func(*args, **(kwargs or {}))
-
-
-_NORMALISATIONS = {
-    F.batch_norm, F.instance_norm, F.layer_norm, F.group_norm, F.rms_norm,
-    torch.batch_norm, torch.instance_norm, torch.layer_norm, torch.group_norm, torch.rms_norm,
-}  # fmt: skip
 
 
 def _takes(model: nn.Module, keyword: str) -> bool:

@@ -7,13 +7,17 @@ from collections.abc import Iterator
 from typing import Any, Literal
 
 import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from problems.validation import unknown
 
 # full   the dtype of the parameters, multiplications included: also on GPUs, where torch by itself lets
 #        convolutions of float32 round their factors to TensorFloat-32
 # tf32   float32 with factors rounded to TensorFloat-32's 10 bits of mantissa; CUDA from Ampere on
-# bf16   matrix products and convolutions in bfloat16 (torch.autocast), all else in float32
+# bf16   what torch.autocast takes in bfloat16, matrix products and convolutions above all; parameters,
+#        normalisations, losses and all vectors stay in float32
 Precision = Literal["full", "tf32", "bf16"]
 PRECISIONS = ("full", "tf32", "bf16")
 
@@ -60,3 +64,40 @@ def multiplying(precision: Precision) -> Iterator[None]:
 def _set(precisions: list[str]) -> None:
     for place, value in zip(_PLACES, precisions, strict=True):
         place.fp32_precision = value
+
+
+class NormaliseInFloat32(TorchFunctionMode):
+    """Give normalisations float32, as their weights are.
+
+    With inputs in bfloat16 their values are in bfloat16 and their tangents in float32, and no convolution
+    or linear layer after them takes two dtypes.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in _NORMALISATIONS and args and args[0].dtype == torch.bfloat16:
+            args = (args[0].float(), *args[1:])
+        return func(*args, **(kwargs or {}))
+
+
+_NORMALISATIONS = {
+    F.batch_norm, F.instance_norm, F.layer_norm, F.group_norm, F.rms_norm,
+    torch.batch_norm, torch.instance_norm, torch.layer_norm, torch.group_norm, torch.rms_norm,
+}  # fmt: skip
+
+
+class Float64Throughout(TorchFunctionMode):
+    """Take float64 wherever a network asks for float32.
+
+    Hugging Face's models compute some softmaxes and norms in float32 whatever their own dtype, which would
+    leave a float64 reference with float32's digits.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is Tensor.float:
+            return args[0].double()
+        keywords = {name: _in_float64(value) for name, value in (kwargs or {}).items()}
+        return func(*map(_in_float64, args), **keywords)
+
+
+def _in_float64(argument: Any) -> Any:
+    return torch.float64 if argument is torch.float32 else argument

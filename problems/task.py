@@ -56,10 +56,8 @@ class Task:
         with multiplying(self.function.precision):
             try:
                 return self.micro_batches.run(len(indices), together).T
-            except RuntimeError as error:
-                # The network looks at its data to choose its way: Hugging Face's attention masks do.
-                if "vmap" not in str(error):
-                    raise
+            except RuntimeError:
+                # The network looks at its data to choose its way, say: Hugging Face's attention masks do.
                 return one_by_one().T
 
     def query_gradients(self) -> Tensor:

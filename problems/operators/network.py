@@ -151,7 +151,7 @@ class NetworkOperator(CurvatureOperator):
     def forget(self) -> None:
         self._used = False
         self._kept = Kept()
-        self.shared.recorder = Recorder(self.shared.recorder.product)
+        self.shared.recorder = self.shared.recorder.forgotten()
 
     def passes(self, size: int) -> list[Tensor]:
         """Positions among this operator's examples, in batches of at most `size`."""

@@ -64,11 +64,30 @@ class Recorder:
     """
 
     def __init__(self, product: BlockProduct) -> None:
-        self.product = product
+        self._together = product
         self.seconds = 0.0
+        self._singly = False
         self._eager: Counter[Hashable] = Counter()
         # None where a recording failed: the network branches on its data, say.
         self._recordings: dict[Hashable, Recording | None] = {}
+
+    def product(self, parameters: Parameters, batch: Batch, vectors: Tensor) -> Tensor:
+        """The eager product, of single vectors where the network cannot take several together."""
+        if len(vectors) == 1:
+            return self._together(parameters, batch, vectors)
+        if not self._singly:
+            try:
+                return self._together(parameters, batch, vectors)
+            except RuntimeError as error:
+                # An operation of the user's own, say, that has no rule for vmap.
+                if is_out_of_memory(error):
+                    raise
+                self._singly = True
+        return torch.cat([self._together(parameters, batch, vector) for vector in vectors.split(1)])
+
+    def forgotten(self) -> Recorder:
+        """The same without recordings."""
+        return Recorder(self._together)
 
     def add_products(
         self,
