@@ -62,6 +62,10 @@ class CurvatureOperator(ABC):
         """Time so far that products took to prepare later ones (recording, measuring memory)."""
         return 0.0
 
+    def example_forms(self, vectors: Tensor) -> Tensor:
+        """vᵀ h_i v of every example i for the vectors V (p, k), shape (n, k); ValueError where unknown."""
+        raise ValueError(f"{type(self).__name__} knows no curvature of single examples")
+
     @property
     @abstractmethod
     def is_psd(self) -> bool:

@@ -39,6 +39,9 @@ class Batch(NamedTuple):
         return Batch(inputs, next(given), next(given), tuple(given))
 
 
+# (outputs, batch, tangents) ↦ weight · S applied to the tangent of every unit, shape of the tangents; the
+# tangents, (..., m, C) or (..., m, T, C), may have a leading dimension of vectors.
+OutputCurvature = Callable[[Tensor, Batch, Tensor], Tensor]
 # (parameters, batch, V) ↦ weighted sum over the batch's units of h v, for the vectors V (c, p); shape (c, p).
 BlockProduct = Callable[[Parameters, Batch, Tensor], Tensor]
 
@@ -55,3 +58,7 @@ class Curvature(ABC):
     @abstractmethod
     def block_product(self, function: ModelFunction, loss: Loss) -> BlockProduct:
         """Products with the weighted sum of a batch's h."""
+
+    def output_curvature(self, loss: Loss) -> OutputCurvature | None:
+        """S, where h = Jᵀ S J with J the Jacobian of a unit's outputs; None where h has no such form."""
+        return None

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from problems.operators.base import CurvatureOperator
-from problems.work import Work
+from problems.work import FORWARD_COST, Work
 
 
 class DenseOperator(CurvatureOperator):
@@ -26,6 +26,12 @@ class DenseOperator(CurvatureOperator):
     def from_matrix(cls, matrix: Tensor) -> DenseOperator:
         """H itself, shape (p, p), as its only example."""
         return cls(matrix[None])
+
+    def example_forms(self, vectors: Tensor) -> Tensor:
+        self._check(vectors)
+        columns = vectors if vectors.ndim == 2 else vectors[:, None]
+        self.work.count_product(columns.shape[1], self.num_examples, FORWARD_COST)
+        return ((self.per_example @ columns) * columns).sum(dim=1)
 
     def second_moment(self, batch_size: int) -> Tensor:
         """E H̃² = (1 − 1/b) H² + E h²/b for mini-batches of b examples, shape (p, p)."""

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from problems.losses import Loss
 from problems.model_function import ModelFunction
-from problems.operators.curvature import Batch, BlockProduct, Curvature
+from problems.operators.curvature import Batch, BlockProduct, Curvature, OutputCurvature
 from problems.operators.ggn import like_outputs, through_outputs
 from problems.validation import check_counts
 
@@ -23,10 +23,13 @@ class EmpiricalFisher(Curvature):
     """
 
     def block_product(self, function: ModelFunction, loss: Loss) -> BlockProduct:
+        return through_outputs(function, self.output_curvature(loss))
+
+    def output_curvature(self, loss: Loss) -> OutputCurvature:
         def curve(outputs: Tensor, batch: Batch, tangents: Tensor) -> Tensor:
             return _outer(loss.gradient(outputs, batch.targets), batch.weights, tangents)
 
-        return through_outputs(function, curve)
+        return curve
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,9 @@ class MonteCarloFisher(Curvature):
         check_counts(num_samples=self.num_samples)
 
     def block_product(self, function: ModelFunction, loss: Loss) -> BlockProduct:
+        return through_outputs(function, self.output_curvature(loss))
+
+    def output_curvature(self, loss: Loss) -> OutputCurvature:
         def curve(outputs: Tensor, batch: Batch, tangents: Tensor) -> Tensor:
             weights = batch.weights / (len(batch.sampled) * loss.power(outputs))
             terms = [_outer(loss.gradient(outputs, drawn), weights, tangents) for drawn in batch.sampled]
@@ -53,7 +59,7 @@ class MonteCarloFisher(Curvature):
                 total = total + term
             return total
 
-        return through_outputs(function, curve)
+        return curve
 
 
 def _outer(gradient: Tensor, weights: Tensor, tangents: Tensor) -> Tensor:

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 from torch.func import jvp, vjp, vmap
 
 from problems.losses import Loss
 from problems.model_function import ModelFunction
-from problems.operators.curvature import Batch, BlockProduct, Curvature, Parameters
-
-# (outputs, batch, tangents) ↦ weight · S applied to the tangent of every unit, shape of the tangents; the
-# tangents, (..., m, C) or (..., m, T, C), may have a leading dimension of vectors.
-OutputCurvature = Callable[[Tensor, Batch, Tensor], Tensor]
+from problems.operators.curvature import Batch, BlockProduct, Curvature, OutputCurvature, Parameters
 
 
 @dataclass(frozen=True)
@@ -26,10 +22,13 @@ class GaussNewton(Curvature):
     """
 
     def block_product(self, function: ModelFunction, loss: Loss) -> BlockProduct:
+        return through_outputs(function, self.output_curvature(loss))
+
+    def output_curvature(self, loss: Loss) -> OutputCurvature:
         def curve(outputs: Tensor, batch: Batch, tangents: Tensor) -> Tensor:
             return loss.hessian_product(outputs, tangents, like_outputs(batch.weights, outputs))
 
-        return through_outputs(function, curve)
+        return curve
 
 
 def through_outputs(function: ModelFunction, curve: OutputCurvature) -> BlockProduct:
@@ -58,6 +57,21 @@ def through_outputs(function: ModelFunction, curve: OutputCurvature) -> BlockPro
         return function.flatten(gradients).T
 
     return product
+
+
+def example_forms(function: ModelFunction, curve: OutputCurvature) -> BlockProduct:
+    """(parameters, batch, V) ↦ weighted vᵀ h v of every example, shape (c, m); forward mode alone, 1 + 2c."""
+
+    def forms(parameters: Parameters, batch: Batch, vectors: Tensor) -> Tensor:
+        def pushforward(tangent: Parameters) -> Tensor:
+            outputs, tangents = jvp(lambda p: function.outputs(p, batch.inputs), (parameters,), (tangent,))  # type: ignore[misc]
+            return (tangents * curve(outputs, batch, tangents)).flatten(1).sum(dim=1)
+
+        tangents = function.unflatten(vectors.T)
+        singles = [{name: part[i] for name, part in tangents.items()} for i in range(len(vectors))]
+        return torch.stack([pushforward(tangent) for tangent in singles])
+
+    return forms
 
 
 def like_outputs(weights: Tensor, outputs: Tensor) -> Tensor:
