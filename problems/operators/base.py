@@ -66,6 +66,10 @@ class CurvatureOperator(ABC):
         """vᵀ h_i v of every example i for the vectors V (p, k), shape (n, k); ValueError where unknown."""
         raise ValueError(f"{type(self).__name__} knows no curvature of single examples")
 
+    def mean_square(self, vectors: Tensor) -> Tensor:
+        """mean h_i² V over all examples i for V (p, k), shape (p, k); ValueError where unknown."""
+        raise ValueError(f"{type(self).__name__} knows no curvature of single examples")
+
     @property
     @abstractmethod
     def is_psd(self) -> bool:

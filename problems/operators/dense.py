@@ -33,6 +33,11 @@ class DenseOperator(CurvatureOperator):
         self.work.count_product(columns.shape[1], self.num_examples, FORWARD_COST)
         return ((self.per_example @ columns) * columns).sum(dim=1)
 
+    def mean_square(self, vectors: Tensor) -> Tensor:
+        self._check(vectors)
+        self.work.count_product(2 * vectors.shape[1], self.num_examples)
+        return (self.per_example @ (self.per_example @ vectors)).mean(dim=0)
+
     def second_moment(self, batch_size: int) -> Tensor:
         """E H̃² = (1 − 1/b) H² + E h²/b for mini-batches of b examples, shape (p, p)."""
         mean_square = torch.einsum("nij,njk->ik", self.per_example, self.per_example) / self.num_examples

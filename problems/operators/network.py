@@ -8,6 +8,7 @@ from functools import cache, partial
 
 import torch
 from torch import Tensor
+from torch.func import vmap
 
 from problems.examples import Examples, tensors
 from problems.losses import Loss
@@ -176,6 +177,38 @@ class NetworkOperator(CurvatureOperator):
 
         with multiplying(self.function.precision), torch.no_grad():
             return self.micro_batches.run(len(self.indices), all_examples)
+
+    def mean_square(self, vectors: Tensor) -> Tensor:
+        """mean h_i² V over all examples i, or sequences, for V (p, k), shape (p, k).
+
+        Two products of every example alone: (1 + 4k) · 2/3 gradient equivalents, memory of some vectors for
+        each of the examples that go together.
+        """
+        self._check(vectors)
+        block = vectors.T.contiguous()
+        for _ in range(2):
+            self._count(len(block))
+        # An example's products, in and out, and what torch keeps on the way.
+        room = self.micro_batches.keep_bytes // (8 * block.nbytes)
+        product = self.shared.recorder.product
+
+        def total(size: int) -> Tensor:
+            found = torch.zeros_like(block)
+            for positions in self.passes(max(1, min(size, room))):
+                batch = self.batch(positions)
+
+                def alone(block: Tensor, *values: Tensor, batch: Batch = batch) -> Tensor:
+                    example = batch.filled([value[None] for value in values])
+                    return product(self.function.parameters, example, block)
+
+                values = batch.tensors()
+                each = (0,) * len(values)
+                first = vmap(alone, in_dims=(None, *each))(block, *values)
+                found += vmap(alone, in_dims=(0, *each))(first, *values).sum(dim=0)
+            return found / len(self.indices)
+
+        with multiplying(self.function.precision):
+            return self.micro_batches.run(len(self.indices), total).T
 
     def passes(self, size: int) -> list[Tensor]:
         """Positions among this operator's examples, in batches of at most `size`."""

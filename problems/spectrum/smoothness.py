@@ -1,0 +1,75 @@
+"""What limits LiSSA's step on mini-batches: R_e, and the sharp constant L_b of the second moment."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from problems.operators.base import CurvatureOperator
+from problems.spectrum.pencil import TopOfPencil, largest_of_pencil
+from problems.validation import check_counts, check_damping
+
+# Vectors that go through LOBPCG together.
+WIDTH = 3
+
+
+def noise_constant(
+    operator: CurvatureOperator,
+    damping: float,
+    generator: torch.Generator,
+    *,
+    tolerance: float = 1e-2,
+    max_steps: int = 30,
+) -> TopOfPencil:
+    """R: the least R with E h² ⪯ R (H + λI), h the curvature of one example.
+
+    For λ → 0 this is R_e of E h² ⪯ R_e H, of which it is a lower bound. With it L_b ≤ λ_max + λ −
+    λ_max²/(b(λ_max + λ)) + R/b for every batch size b. A step costs an ordinary product and two of every
+    example alone, with 3 vectors each.
+    """
+    check_damping(damping)
+    return largest_of_pencil(
+        operator.mean_square,
+        lambda v: operator @ v + damping * v,
+        _start(operator, generator),
+        tolerance=tolerance,
+        max_steps=max_steps,
+    )
+
+
+def second_moment_constant(
+    operator: CurvatureOperator,
+    damping: float,
+    batch_size: int,
+    generator: torch.Generator,
+    *,
+    tolerance: float = 1e-2,
+    max_steps: int = 30,
+) -> TopOfPencil:
+    """L_b: the least L with E (H̃ + λI)² ⪯ L (H + λI) for mini-batches of `batch_size` examples.
+
+    LiSSA's second moment contracts for η < 2/L_b, best at 1/L_b. E (H̃ + λI)² = (1 − 1/b) H² + E h²/b +
+    2λH + λ²I, so a step costs two ordinary products and two of every example alone, with 3 vectors each.
+    """
+    check_damping(damping)
+    check_counts(batch_size=batch_size)
+
+    def second_moment(v: Tensor) -> Tensor:
+        product = operator @ v
+        squared = (1 - 1 / batch_size) * (operator @ product) + operator.mean_square(v) / batch_size
+        return squared + 2 * damping * product + damping**2 * v
+
+    return largest_of_pencil(
+        second_moment,
+        lambda v: operator @ v + damping * v,
+        _start(operator, generator),
+        tolerance=tolerance,
+        max_steps=max_steps,
+    )
+
+
+def _start(operator: CurvatureOperator, generator: torch.Generator) -> Tensor:
+    size = operator.shape[0]
+    drawn = torch.randn(min(WIDTH, size), size, generator=generator, dtype=torch.float64)
+    # One product turns it toward the large eigenvalues.
+    return operator @ drawn.to(operator.device, operator.dtype).T
