@@ -103,6 +103,7 @@ def extreme_eigenvalues(
 ) -> Extremes:
     """λ_max and λ_min from one Lanczos run with a random start, until λ_max's residual is `tolerance` of it.
 
+    Where H may be indefinite λ_min's must be so too.
     From a random start the chance that λ_max is missed altogether is negligible (Kuczyński & Woźniakowski
     1992); the residual bounds the distance to *an* eigenvalue.
     """
@@ -110,7 +111,8 @@ def extreme_eigenvalues(
     start = drawn.to(operator.device, operator.dtype)
     found = None
     for found in lanczos(operator, start, max_products):
-        if found.residuals[-1] <= tolerance * found.eigen[0].abs().max():
+        residuals, scale = found.residuals, float(found.eigen[0].abs().max())
+        if max(residuals[-1], 0 if operator.is_psd else residuals[0]) <= tolerance * scale:
             break
     assert found is not None
     values, residuals = found.eigen[0], found.residuals

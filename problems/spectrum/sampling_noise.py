@@ -29,7 +29,8 @@ def sampling_noise(
     """Both traces from `samples` pairs of mini-batches H̃₁, H̃₂, each with a vector v of random signs.
 
     Tr(H²) = E⟨H̃₁v, H̃₂v⟩ and Tr(V) = E ½‖(H̃₁ − H̃₂)v‖²: unbiased, the second never negative. Costs two
-    mini-batch products a sample.
+    mini-batch products a sample. Where few examples carry the curvature the draws are heavy-tailed, and the
+    standard errors too small.
     """
     check_counts(batch_size=batch_size, samples=samples)
     squares, noises = [], []

@@ -18,6 +18,7 @@ def noise_constant(
     damping: float,
     generator: torch.Generator,
     *,
+    width: int = WIDTH,
     tolerance: float = 1e-2,
     max_steps: int = 30,
 ) -> TopOfPencil:
@@ -25,13 +26,13 @@ def noise_constant(
 
     For λ → 0 this is R_e of E h² ⪯ R_e H, of which it is a lower bound. With it L_b ≤ λ_max + λ −
     λ_max²/(b(λ_max + λ)) + R/b for every batch size b. A step costs an ordinary product and two of every
-    example alone, with 3 vectors each.
+    example alone, with `width` vectors each.
     """
     check_damping(damping)
     return largest_of_pencil(
         operator.mean_square,
         lambda v: operator @ v + damping * v,
-        _start(operator, generator),
+        _start(operator, width, generator),
         tolerance=tolerance,
         max_steps=max_steps,
     )
@@ -62,14 +63,14 @@ def second_moment_constant(
     return largest_of_pencil(
         second_moment,
         lambda v: operator @ v + damping * v,
-        _start(operator, generator),
+        _start(operator, WIDTH, generator),
         tolerance=tolerance,
         max_steps=max_steps,
     )
 
 
-def _start(operator: CurvatureOperator, generator: torch.Generator) -> Tensor:
+def _start(operator: CurvatureOperator, width: int, generator: torch.Generator) -> Tensor:
     size = operator.shape[0]
-    drawn = torch.randn(min(WIDTH, size), size, generator=generator, dtype=torch.float64)
+    drawn = torch.randn(min(width, size), size, generator=generator, dtype=torch.float64)
     # One product turns it toward the large eigenvalues.
     return operator @ drawn.to(operator.device, operator.dtype).T
