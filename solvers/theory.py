@@ -21,7 +21,7 @@ def largest_mean_step(largest: float, damping: float) -> float:
 
 
 def rate(step_size: float, smallest: float, largest: float, damping: float) -> float:
-    """max |1 − η(μ + λ)| over the eigenvalues μ: the factor of the mean error, and of Neumann's, in a step."""
+    """max |1 − η(μ + λ)| over the eigenvalues μ: the factor of the mean error, or of Neumann's, a step."""
     return max(abs(1 - step_size * (smallest + damping)), abs(1 - step_size * (largest + damping)))
 
 

@@ -11,6 +11,9 @@ import problems
 from problems import Problem
 from problems.cache import ENVIRONMENT_VARIABLE
 
+# The tensors of tests are small: threads that wait for each other would take more time than they save.
+torch.set_num_threads(1)
+
 
 @pytest.fixture(scope="session", autouse=True)
 def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:

@@ -48,15 +48,6 @@ curvatures = pytest.mark.parametrize("curvature", CURVATURES, ids=lambda each: t
 attentions = pytest.mark.parametrize("attention", ["eager", "sdpa"])
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Networks this small are slower on several threads, and on a busy machine several times so."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def batch(*, left: bool = False) -> dict[str, Tensor]:
     """Five sequences of unequal lengths; the first has a prompt that is not judged, the fourth a gap."""
     generator = torch.Generator().manual_seed(2)

@@ -52,15 +52,6 @@ BF16_BOUND = 0.04
 networks = pytest.mark.parametrize("name", NETWORKS)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Networks this small are slower on several threads, and on a busy machine several times so."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def network(name: str, dtype: torch.dtype = torch.float32) -> nn.Module:
     torch.manual_seed(0)
     return NETWORKS[name]().to(dtype).eval()
