@@ -2,13 +2,14 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: help quickstart test slow lint benchmark clean
+.PHONY: help quickstart test slow lint benchmark products clean
 
 help:
 	@echo "make quickstart   install into .venv and compare all solvers on small real problems (about a minute)"
 	@echo "make test         the tests; make slow adds the long ones"
 	@echo "make lint         ruff and mypy"
 	@echo "make benchmark    the pytest-benchmark suite; results are kept in .benchmarks for --benchmark-compare"
+	@echo "make products     curvature products against a gradient, with a report (some minutes)"
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -31,6 +32,11 @@ lint: $(INSTALLED)
 
 benchmark: $(INSTALLED)
 	$(BIN)/python -m pytest bench/suite --benchmark-autosave
+
+products: $(INSTALLED)
+	mkdir -p results
+	$(BIN)/python -m pytest bench/suite/bench_products.py --benchmark-json results/products.json
+	$(BIN)/ihvp-bench report results/products.json
 
 clean:
 	rm -rf .venv results .benchmarks build *.egg-info

@@ -20,6 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 import problems
+import reports
 import solvers
 from bench import experiment as experiments
 from bench import runner
@@ -96,11 +97,14 @@ def run(
 
 @app.command()
 def report(
-    directory: Annotated[Path, typer.Argument(help="Folder of a run.")],
+    path: Annotated[
+        Path,
+        typer.Argument(help="Folder of a run, or JSON that pytest-benchmark wrote of bench_products.py."),
+    ],
     open_page: Annotated[bool, typer.Option("--open", help="Open it in the browser.")] = False,
 ) -> None:
-    """Rebuild tables, figures and page from the stored rows."""
-    page = runner.build_report(directory)
+    """Rebuild tables, figures and page from what is stored."""
+    page = _build_products(path) if path.is_file() else runner.build_report(path)
     console.print(f"Report: {page}", soft_wrap=True)
     if open_page:
         webbrowser.open(page.resolve().as_uri())
@@ -132,6 +136,14 @@ def main() -> None:
             f"ihvp-bench: {message}", style="bold red", highlight=False, markup=False, soft_wrap=True
         )
         sys.exit(2)
+
+
+def _build_products(path: Path) -> Path:
+    """The page on the products in a pytest-benchmark file, in the folder beside it that has its stem."""
+    try:
+        return reports.build_products(json.loads(path.read_text(encoding="utf-8")), path.with_suffix(""))
+    except ValueError as error:
+        raise ValueError(f"{path} is no benchmark of products: {error}") from None
 
 
 def _listing(what: Listed) -> list[dict[str, Any]]:

@@ -1,5 +1,6 @@
 """How it is told: tables, figures, recommendations and one self-contained page, from rows alone."""
 
+from reports.products import build_products
 from reports.report import build
 
-__all__ = ["build"]
+__all__ = ["build", "build_products"]

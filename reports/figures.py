@@ -4,14 +4,11 @@ import math
 import re
 import textwrap
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 import pandas as pd
-import seaborn
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -28,9 +25,8 @@ from reports.panels import (
     scale_for,
     styles,
 )
+from reports.paper import paper_style, plain_label, save
 from reports.rows import in_order
-
-DPI = 200
 
 _VALUE_LABELS = {
     "error": r"relative error  $\|x - x^*\|\,/\,\|x^*\|$",
@@ -65,12 +61,12 @@ def draw_figures(directory: Path, path: pd.DataFrame, table: pd.DataFrame, targe
     # By name, not by rank: a solver keeps its look from one run of an experiment to the next.
     looks = styles(sorted(set(table["solver"])))
     stems = file_stems(problems)
-    with _paper_style():
+    with paper_style():
         for problem in problems:
             figure = _problem_figure(*_of(problem, path, table), looks, target)
-            _save(figure, directory / stems[problem])
-        _save(_pareto_figure(table, looks, target), directory / "pareto")
-        _save(_overview_figure(path, table, looks, target), directory / "overview")
+            save(figure, directory / stems[problem])
+        save(_pareto_figure(table, looks, target), directory / "pareto")
+        save(_overview_figure(path, table, looks, target), directory / "overview")
     return FigureSet(stems, "pareto", "overview")
 
 
@@ -193,7 +189,7 @@ def _figure(
     points_only: bool = False,
 ) -> Figure:
     """An empty figure of that size in inches, with the legend of its solvers in added room below the axes."""
-    labels = [_plain(textwrap.shorten(solver, 70, placeholder=" …")) for solver in looks]
+    labels = [plain_label(textwrap.shorten(solver, 70, placeholder=" …")) for solver in looks]
     handles = [look.handle() for look in looks.values()]
     if points_only:
         for handle in handles:
@@ -230,36 +226,4 @@ def _title(problem: str) -> str:
     """The label on at most three lines, broken after commas and brackets as well as at spaces."""
     spaced = re.sub(r"([,(])(?=\S)", r"\1 ", problem)
     lines = textwrap.wrap(spaced, 36, max_lines=3, placeholder=" …")
-    return _plain("\n".join(lines).replace("( ", "("))
-
-
-def _plain(label: str) -> str:
-    """Text that matplotlib shows as it stands, where a "$" would begin a formula."""
-    return label.replace("$", r"\$")
-
-
-@contextmanager
-def _paper_style() -> Iterator[None]:
-    style = {
-        **seaborn.axes_style("ticks"),
-        **seaborn.plotting_context("notebook", font_scale=0.85),
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "axes.grid": True,
-        "grid.color": "0.92",
-        "grid.linewidth": 0.8,
-        "axes.edgecolor": "0.25",
-        "axes.titlesize": 10,
-        "axes.titleweight": "bold",
-        "legend.fontsize": 9.5,
-        "pdf.fonttype": 42,  # letters stay letters, as publishers ask
-    }
-    with matplotlib.rc_context(style):
-        yield
-
-
-def _save(figure: Figure, stem: Path) -> None:
-    figure.savefig(stem.with_name(f"{stem.name}.png"), dpi=DPI)
-    figure.set_layout_engine("none")  # the layout stands; finding it again would cost as much as drawing
-    # Without the date, the same rows give the same file.
-    figure.savefig(stem.with_name(f"{stem.name}.pdf"), metadata={"CreationDate": None})
+    return plain_label("\n".join(lines).replace("( ", "("))

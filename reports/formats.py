@@ -77,6 +77,11 @@ def times(ratio: float) -> str:
     return f"{ratio:.1f} ×" if ratio < 9.95 else f"{ratio:,.0f} ×"
 
 
+def hundredths(value: float) -> str:
+    """Two decimals, for ratios of which small differences count: 3 → "3.00", NaN → "–"."""
+    return f"{value:,.2f}" if math.isfinite(value) else number(value)
+
+
 def spread(median: float, low: float, high: float, form: Formatter = number) -> tuple[str, str]:
     """The median, and "[min–max]" where the ends read differently from each other, else "".
 

@@ -1,19 +1,16 @@
 """What the page says: frames turned into the plain values that the template lays out."""
 
-import base64
 import json
-import re
 from collections import Counter
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from reports.figures import FigureSet
 from reports.formats import Formatter, count, duration, number, setting, spread, target_text
+from reports.html import environment, image, plain, template, when
 from reports.recommendations import Recommendation
 from reports.rows import STATUSES, in_order
 
@@ -63,21 +60,13 @@ def render(
     target: float,
 ) -> str:
     """The page as HTML, self-contained: style and figures are inside it."""
-    templates = Environment(
-        loader=FileSystemLoader(Path(__file__).parent / "templates"),
-        autoescape=True,  # labels and reasons are whatever a solver's author wrote
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    templates.filters["unbroken"] = _unbroken
     experiment = run.get("experiment") or {}
-    return templates.get_template("report.html.j2").render(
+    return template("report.html.j2").render(
         title=experiment.get("title")
         or experiment.get("name")
         or "Benchmark of inverse Hessian-vector products",
         description=experiment.get("description") or "",
-        when=_when(run),
+        when=when(run),
         interrupted=bool(run.get("interrupted")),
         command=run.get("command") or "",
         extent=_extent(cells),
@@ -88,9 +77,9 @@ def render(
             _problem(index, problem, cells, table, figures, figure_directory)
             for index, problem in enumerate(in_order(table["problem"]), start=1)
         ],
-        pareto=_image(figure_directory / f"{figures.pareto}.png") if figures else "",
+        pareto=image(figure_directory / f"{figures.pareto}.png") if figures else "",
         failures=_failures(cells),
-        environment=_environment(run),
+        environment=environment(run),
         status_names=STATUS_NAMES,
     )
 
@@ -111,7 +100,7 @@ def _problem(
         "measure": rows["measure"].iloc[0],
         "facts": _facts(cells[cells["problem"] == problem]),
         "rows": _table_rows(rows),
-        "figure": _image(figure_directory / f"{stem}.png") if stem else "",
+        "figure": image(figure_directory / f"{stem}.png") if stem else "",
         "stem": stem,
     }
 
@@ -151,7 +140,7 @@ def _statuses(row: pd.Series) -> list[dict[str, str]]:
 
 
 def _settings(text: str) -> str:
-    return ", ".join(f"{name} = {_plain(value)}" for name, value in _parsed(text).items())
+    return ", ".join(f"{name} = {plain(value)}" for name, value in _parsed(text).items())
 
 
 def _facts(cells: pd.DataFrame) -> list[tuple[str, str, str]]:
@@ -177,7 +166,7 @@ def _facts(cells: pd.DataFrame) -> list[tuple[str, str, str]]:
 
 def _over_seeds(values: list[Any], form: Formatter = number) -> str:
     if not all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
-        return ", ".join(in_order(_plain(value) for value in values))
+        return ", ".join(in_order(plain(value) for value in values))
     numbers = pd.Series(values, dtype=float)
     return " ".join(spread(numbers.median(), numbers.min(), numbers.max(), form)).strip()
 
@@ -208,62 +197,6 @@ def _counts(cells: pd.DataFrame) -> list[tuple[str, int]]:
     return [(status, counts[status]) for status in STATUSES if counts[status]]
 
 
-def _when(run: dict[str, Any]) -> str:
-    """ "2026-05-04 12:30, took 3.2 min" as far as the run tells."""
-    started, finished = (_moment(run.get(key)) for key in ("started", "finished"))
-    if started is None:
-        return ""
-    day = started.strftime("%Y-%m-%d %H:%M %Z").strip()
-    if finished is None or (started.tzinfo is None) != (finished.tzinfo is None):
-        return day
-    return f"{day}, took {duration((finished - started).total_seconds())}"
-
-
-def _moment(text: Any) -> datetime | None:
-    try:
-        return datetime.fromisoformat(text)
-    except (TypeError, ValueError):
-        return None
-
-
-def _environment(run: dict[str, Any]) -> list[tuple[str, list[tuple[str, str]]]]:
-    """(heading, rows) for what the run was made with; nested values flattened to dotted names."""
-    groups = []
-    for name in ("machine", "versions", "git"):
-        known = run.get(name) or {}
-        groups.append((name, list(_flat(known).items())))
-    names = ("command", "started", "finished", "interrupted", "seeds")
-    groups.append(("run", [(name, _plain(run[name])) for name in names if run.get(name) is not None]))
-    return [(heading, rows) for heading, rows in groups if rows]
-
-
-def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, str]:
-    flat: dict[str, str] = {}
-    for name, value in values.items():
-        if isinstance(value, dict):
-            flat |= _flat(value, f"{prefix}{name}.")
-        elif value is not None:
-            flat[f"{prefix}{name}"] = _plain(value)
-    return flat
-
-
-def _plain(value: Any) -> str:
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if value is None:
-        return "none"
-    if isinstance(value, float):
-        return setting(value)
-    if isinstance(value, list):
-        return ", ".join(_plain(item) for item in value)
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-
-
-def _unbroken(text: str) -> str:
-    """Keeps a number and its unit on one line."""
-    return re.sub(r"(?<=\d) (?=%|×|(?:µs|ms|s|min|h)\b)", "\u00a0", text)
-
-
 def _parsed(text: str) -> dict[str, Any]:
     """A JSON object; anything else is not worth losing the report for, and is shown as it stands."""
     if not text:
@@ -273,7 +206,3 @@ def _parsed(text: str) -> dict[str, Any]:
     except json.JSONDecodeError:
         value = text
     return value if isinstance(value, dict) else {"facts": value}
-
-
-def _image(path: Path) -> str:
-    return "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode("ascii")

@@ -1,13 +1,12 @@
 """build(): from rows to a directory with one page, figures and tables, that appears whole or not at all."""
 
-import shutil
-import uuid
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from reports.figures import draw_figures, with_final_points
+from reports.folders import whole_folder
 from reports.page import render
 from reports.recommendations import as_frame, recommend
 from reports.rows import clean_cells, clean_curves, target_error
@@ -39,46 +38,11 @@ def build(cells: pd.DataFrame, curves: pd.DataFrame, run: dict[str, Any], direct
     table = comparison(cost_to_target(judged, path, target))
     recommendations = recommend(table, target)
 
-    directory = Path(directory).resolve()
-    _check_replaceable(directory)
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    fresh = directory.with_name(f".{directory.name}.{uuid.uuid4().hex[:8]}.new")
-    fresh.mkdir()
-    try:
+    with whole_folder(directory, _PARTS) as fresh:
         write_tables(fresh / "tables", given, table, as_frame(recommendations))
         figures = None
         if len(table):
             figures = draw_figures(fresh / "figures", with_final_points(path, judged), table, target)
         html = render(cells, table, recommendations, figures, fresh / "figures", run, target)
         (fresh / "index.html").write_text(html, encoding="utf-8")
-        _swap(fresh, directory)
-    finally:
-        shutil.rmtree(fresh, ignore_errors=True)
-    return directory / "index.html"
-
-
-def _check_replaceable(directory: Path) -> None:
-    if not directory.exists():
-        return
-    if not directory.is_dir():
-        raise FileExistsError(f"{directory} is a file; name a directory for the report")
-    strangers = sorted(entry.name for entry in directory.iterdir() if entry.name not in _PARTS)
-    if strangers:
-        raise FileExistsError(
-            f"{directory} holds {strangers[0]!r}, which is no part of a report; name a new directory"
-        )
-
-
-def _swap(fresh: Path, directory: Path) -> None:
-    """Puts `fresh` in the place of `directory`; the older one goes last, or comes back if that fails."""
-    if not directory.exists():
-        fresh.rename(directory)
-        return
-    old = fresh.with_suffix(".old")
-    directory.rename(old)
-    try:
-        fresh.rename(directory)
-    except OSError:
-        old.rename(directory)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
+    return Path(directory).resolve() / "index.html"

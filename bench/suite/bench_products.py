@@ -1,19 +1,22 @@
 """Curvature products against a gradient on the same batch: ratios measured interleaved, in one run.
 
-The floor by count of operations: 5/3 of a gradient for one column, (1 + 4k)/3k a column for k on one
-mini-batch, 4/3 where the batch, and so its forward pass, is the same as before.
+The floor of each is its count of operations, a forward pass being a third of a gradient. `make products`
+turns the numbers into a page.
 """
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
+import random
 import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.metadata import version
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -22,14 +25,30 @@ from torch import Tensor, nn
 
 from bench.memory import PeakMemory
 from bench.suite.networks import CONTEXT, IMAGE_CLASSES, VOCABULARY, Transformer, resnet18
-from problems import GaussNewton, NetworkOperator
+from problems import GaussNewton, Hessian, NetworkOperator
 from problems.examples import Examples
 from problems.losses import CrossEntropy, TokenCrossEntropy
 from problems.model_function import ModelFunction
+from problems.operators.curvature import Curvature
 from problems.operators.recording import RECORD_AFTER
 
 COLUMNS = 8
-ROUNDS = 11
+ROUNDS = 15
+# In each round, of which the median counts: every ratio is over it.
+GRADIENTS = 5
+LIBRARY = "ihvp-bench"
+
+ONE = "one column, fresh mini-batch"
+EAGER = "one column, eager"
+MANY = f"{COLUMNS} columns, per column"
+SAME = "same batch again"
+HESSIAN = "true Hessian, one column"
+MEMORY = "peak memory, one column"
+
+TARGETS = {
+    "resnet18": {ONE: 1.75, MANY: 1.45, SAME: 1.45, MEMORY: 2.0},
+    "transformer": {ONE: 1.75, MANY: 1.45, SAME: 1.40, MEMORY: 2.0},
+}
 
 
 @dataclass(frozen=True)
@@ -40,12 +59,12 @@ class Network:
     inputs: Tensor
     targets: Tensor
 
-    def operator(self) -> NetworkOperator:
-        """H over the batch, for the language model the mean over tokens."""
+    def operator(self, curvature: Curvature) -> NetworkOperator:
+        """The matrix over the batch, for the language model the mean over tokens."""
         function = ModelFunction(self.model)
         data = Examples((self.inputs, self.targets), function.device, function.dtype)
         loss = TokenCrossEntropy() if self.targets.ndim == 2 else CrossEntropy()
-        return NetworkOperator(GaussNewton(), function, loss, data)
+        return NetworkOperator(curvature, function, loss, data)
 
     def gradient(self) -> tuple[Tensor, ...]:
         """As anyone computes it: forward, backward."""
@@ -69,6 +88,63 @@ class Network:
         )
 
 
+@dataclass(frozen=True)
+class Entry:
+    """One thing that is timed; its cost is quoted per column. `floor` is by count of operations."""
+
+    row: str
+    library: str
+    run: Callable[[], Any]
+    columns: int = 1
+    floor: float | None = None
+
+
+@pytest.mark.parametrize("name", list(TARGETS))
+def bench_products(benchmark: BenchmarkFixture, name: str) -> None:
+    """Seconds over a gradient's, per column, and the peak memory of one column likewise, in `extra_info`."""
+    network = _network(name)
+    vectors = torch.randn(COLUMNS, sum(each.numel() for each in network.model.parameters())).T
+    ours, peers = _ours(network, vectors), _peers(network, vectors)
+    _check_that_all_agree([*ours, *peers])
+    began = time.perf_counter()
+    for _ in range(RECORD_AFTER + 1):
+        for entry in ours:
+            if entry.columns == 1:  # several columns of these sizes go one by one through the same recording
+                entry.run()
+    warm_up = time.perf_counter() - began
+    entries = [Entry("", "", network.gradient), *ours, *peers]
+    for entry in entries:
+        entry.run()
+    schedule = [0] * GRADIENTS + list(range(1, len(entries)))
+    order = random.Random(0)
+    rounds: list[list[float]] = []
+
+    def interleaved() -> None:
+        seconds: list[list[float]] = [[] for _ in entries]
+        # In another order each time, so that what one leaves in the caches falls on no other in particular.
+        for index in order.sample(schedule, len(schedule)):
+            began = time.perf_counter()
+            entries[index].run()
+            seconds[index].append(time.perf_counter() - began)
+        rounds.append([statistics.median(times) for times in seconds])
+
+    benchmark.pedantic(interleaved, rounds=ROUNDS)
+    gradients, *others = np.array(rounds).T
+    records = [
+        _record(name, entry, seconds / gradients / entry.columns)
+        for entry, seconds in zip(entries[1:], others, strict=True)
+    ]
+    memory = _peak(ours[0].run) / _peak(network.gradient)
+    if memory == memory:
+        records.append(_record(name, Entry(MEMORY, LIBRARY, ours[0].run), np.array([memory])))
+    gradient = float(np.median(gradients))
+    benchmark.extra_info.update(
+        parameters=len(vectors), gradient_seconds=gradient, warm_up_seconds=warm_up, products=records
+    )
+    table = "; ".join(f"{each['library']}, {each['row']} {each['ratio']:.2f}" for each in records)
+    print(f"\n{name}: p = {len(vectors)}, gradient {1e3 * gradient:.0f} ms; {table}")
+
+
 def _network(name: str) -> Network:
     torch.manual_seed(0)
     if name == "resnet18":
@@ -77,63 +153,71 @@ def _network(name: str) -> Network:
     return Network(Transformer(), tokens, tokens.roll(-1, dims=1))
 
 
-@pytest.mark.parametrize("name", ["resnet18", "transformer"])
-def bench_products(benchmark: BenchmarkFixture, name: str) -> None:
-    """Seconds over a gradient's, per column, in `extra_info`, and the peak memory of one column likewise."""
-    network = _network(name)
-    operator = network.operator()
-    same_batch = network.operator()
-    vectors = torch.randn(COLUMNS, operator.shape[0]).T  # as gradients come: each in one piece
+def _ours(network: Network, vectors: Tensor) -> list[Entry]:
     everything = torch.arange(len(network.inputs))
-    work: dict[str, Callable[[], object]] = {
-        "gradient": network.gradient,
-        # A new subset each time: its forward pass is run anew, as for a mini-batch that was just drawn.
-        "one column": lambda: operator.subset(everything) @ vectors[:, 0],
-        f"{COLUMNS} columns": lambda: operator.subset(everything) @ vectors,
-        "same batch": lambda: same_batch @ vectors[:, 0],
-    }
-    eager = network.operator()
-    eager.shared.recorder._recordings = _Never()
-    work["eager"] = lambda: eager.subset(everything) @ vectors[:, 0]
+    fresh, same, eager = (network.operator(GaussNewton()) for _ in range(3))
+    hessian = network.operator(Hessian())
+    vector = vectors[:, 0]
+
+    def unrecorded() -> Tensor:
+        eager.forget()
+        return eager.subset(everything) @ vector
+
+    # A new subset each time: its forward pass is run anew, as for a mini-batch that was just drawn.
+    return [
+        # The forward pass (1) with its tangents (2), and the backward pass (2): 5/3 of a gradient.
+        Entry(ONE, LIBRARY, lambda: fresh.subset(everything) @ vector, floor=_floor(GaussNewton(), 1)),
+        Entry(EAGER, LIBRARY, unrecorded, floor=_floor(GaussNewton(), 1)),
+        # The forward pass once for all k columns: (1 + 4k)/3k.
+        Entry(MANY, LIBRARY, lambda: fresh.subset(everything) @ vectors, COLUMNS,
+              _floor(GaussNewton(), COLUMNS)),
+        # The forward pass is kept from the product before: 4/3.
+        Entry(SAME, LIBRARY, lambda: same @ vector, floor=GaussNewton().cost.per_column / 3),
+        # A gradient (3), the tangents of its forward pass (2) and of its backward pass (4): 9/3.
+        Entry(HESSIAN, LIBRARY, lambda: hessian.subset(everything) @ vector, floor=_floor(Hessian(), 1)),
+    ]  # fmt: skip
+
+
+def _peers(network: Network, vectors: Tensor) -> list[Entry]:
+    """What curvlinops takes for the same rows; it runs two forward passes, (2 + 4k)/3k, and keeps none."""
     peer = network.curvlinops()
-    if peer is not None:
-        work["curvlinops"] = lambda: peer @ vectors[:, 0]
-        work[f"curvlinops, {COLUMNS} columns"] = lambda: peer @ vectors
-    began = time.perf_counter()
-    for _ in range(RECORD_AFTER + 1):
-        work["one column"]()
-        work["same batch"]()
-    warm_up = time.perf_counter() - began
-    seconds: dict[str, list[float]] = {label: [] for label in work}
+    if peer is None:
+        return []
+    library = f"curvlinops {version('curvlinops-for-pytorch')}"
+    return [
+        Entry(ONE, library, lambda: peer @ vectors[:, 0]),
+        Entry(MANY, library, lambda: peer @ vectors, COLUMNS),
+        # Its ordinary product, timed a second time: that each of our rows has its own peer.
+        Entry(SAME, library, lambda: peer @ vectors[:, 0]),
+    ]
 
-    def interleaved() -> None:
-        for label, run in work.items():
-            began = time.perf_counter()
-            run()
-            seconds[label].append(time.perf_counter() - began)
 
-    benchmark.pedantic(interleaved, rounds=ROUNDS, warmup_rounds=1)
-    gradient = statistics.median(seconds["gradient"])
-    ratios = {
-        label: statistics.median(times) / gradient / (COLUMNS if "columns" in label else 1)
-        for label, times in seconds.items()
-        if label != "gradient"
+def _floor(curvature: Curvature, columns: int) -> float:
+    return (curvature.cost.shared + curvature.cost.per_column * columns) / (3 * columns)
+
+
+def _check_that_all_agree(entries: list[Entry]) -> None:
+    """A ratio to the cost of another matrix would say nothing."""
+    products = [entry.run() for entry in entries if entry.row != HESSIAN]
+    for product in products:
+        first = product if product.ndim == 1 else product[:, 0]
+        torch.testing.assert_close(first, products[0], rtol=0, atol=1e-4 * float(products[0].abs().max()))
+
+
+def _record(network: str, entry: Entry, ratios: np.ndarray) -> dict[str, str | float | None]:
+    """One row of the table: the median over the rounds of each round's ratio, and its quartiles."""
+    low, high = np.quantile(ratios, [0.25, 0.75]) if len(ratios) > 1 else (None, None)
+    target = TARGETS[network].get(entry.row) if entry.library == LIBRARY else None
+    return {
+        "network": network,
+        "row": entry.row,
+        "library": entry.library,
+        "ratio": float(np.median(ratios)),
+        "floor": entry.floor,
+        "target": target,
+        "quartile_low": None if low is None else float(low),
+        "quartile_high": None if high is None else float(high),
     }
-    memory = _peak(work["one column"]) / _peak(work["gradient"])
-    benchmark.extra_info.update(p=operator.shape[0], ratios=ratios, memory=memory, warm_up_seconds=warm_up)
-    table = ", ".join(f"{label} {ratio:.2f}" for label, ratio in ratios.items())
-    print(f"\n{name}: p = {operator.shape[0]}, gradient {1e3 * gradient:.0f} ms; per column: {table}; "
-          f"memory {memory:.2f}")  # fmt: skip
-
-
-class _Never(dict):
-    """Recordings that are never made."""
-
-    def __contains__(self, key: object) -> bool:
-        return True
-
-    def __getitem__(self, key: object) -> None:
-        return None
 
 
 def _peak(run: Callable[[], object]) -> float:

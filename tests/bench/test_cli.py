@@ -100,6 +100,51 @@ def test_bad_input_is_one_line_and_nothing_is_written(
     assert list(tmp_path.iterdir()) == []
 
 
+PRODUCT = {
+    "network": "tiny", "row": "one column", "library": "ihvp-bench", "ratio": 1.5, "floor": 1.25,
+    "target": 1.75, "quartile_low": 1.4, "quartile_high": 1.6,
+}  # fmt: skip
+
+
+def test_report_of_a_benchmark_of_products_lies_beside_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "measured.json"
+    path.write_text(json.dumps({"benchmarks": [{"extra_info": {"products": [PRODUCT]}}]}))
+    assert invoke("report", str(path), monkeypatch=monkeypatch) == 0
+    page = tmp_path / "measured" / "index.html"
+    assert f"Report: {page}" in capsys.readouterr().out
+    assert "1 of 1 targets met: one column (1.50, target 1.75)." in page.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"not JSON", r"measured\.json is no benchmark of products: Expecting value"),
+        (b"\xff\xfe{}", r"measured\.json is no benchmark of products: .*can't decode"),
+        (b'{"experiment": {}}', "it has no list of benchmarks"),
+        (
+            b'{"benchmarks": [{"name": "bench_overhead", "extra_info": {}}]}',
+            "none of its benchmarks measured",
+        ),
+    ],
+)
+def test_report_of_what_is_no_benchmark_of_products_is_one_line(
+    content: bytes,
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    path = tmp_path / "measured.json"
+    path.write_bytes(content)
+    assert invoke("report", str(path), monkeypatch=monkeypatch) == 2
+    error = capsys.readouterr().err.strip()
+    assert re.search(message, error), error
+    assert "\n" not in error
+    assert list(tmp_path.iterdir()) == [path]
+
+
 def test_list_names_everything_with_its_settings() -> None:
     runner = CliRunner()
     solvers = json.loads(runner.invoke(bench.cli.app, ["list", "solvers", "--json"]).output)

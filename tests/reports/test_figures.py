@@ -3,8 +3,9 @@ import math
 import pandas as pd
 import pytest
 
-from reports.figures import _figure, _paper_style, draw_figures, file_stems, with_final_points
+from reports.figures import _figure, draw_figures, file_stems, with_final_points
 from reports.panels import styles
+from reports.paper import paper_style
 from reports.rows import clean_curves
 from reports.targets import history
 
@@ -38,7 +39,7 @@ def test_iterate_at_the_end_gives_way_to_the_end(judged, cell):
 
 
 def test_every_figure_is_drawn_as_png_and_pdf(tmp_path, monkeypatch, judged, compared, cell, curve):
-    monkeypatch.setattr("reports.figures.DPI", 30)
+    monkeypatch.setattr("reports.paper.DPI", 30)
     cells = [cell(problem=name) for name in ("first", "second")]
     cells += [cell("exact", problem="first", setup_work=0.0, solve_work=0.0, error=0.0)]
     curves = [curve([1.0, 0.5, 1e-3], problem="first")]
@@ -65,7 +66,7 @@ QUICKSTART = [
 )
 @pytest.mark.parametrize("width", [8.0, 8.5, 10.0])
 def test_the_legend_fits_into_the_figure(solvers, width):
-    with _paper_style():
+    with paper_style():
         figure = _figure(width, 3.4, styles(solvers), 0.01)
         figure.canvas.draw()
     (legend,) = figure.legends

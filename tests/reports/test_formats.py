@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from reports.formats import count, duration, number, setting, share, spread, target_text, times
+from reports.formats import count, duration, hundredths, number, setting, share, spread, target_text, times
 
 
 @pytest.mark.parametrize(
@@ -27,6 +27,14 @@ def test_number(value, text):
 )  # fmt: skip
 def test_duration(seconds, text):
     assert duration(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(3.0, "3.00"), (1.754, "1.75"), (0.996, "1.00"), (1234.5, "1,234.50"), (math.nan, "–"), (math.inf, "∞")],
+)
+def test_hundredths(value, text):
+    assert hundredths(value) == text
 
 
 @pytest.mark.parametrize(
