@@ -14,7 +14,7 @@ from problems.spectrum.estimate import Estimate
 from problems.spectrum.heterogeneity import Heterogeneity, heterogeneity
 from problems.spectrum.lanczos import Extremes, extreme_eigenvalues
 from problems.spectrum.pencil import TopOfPencil
-from problems.spectrum.sampling_noise import sampling_noise
+from problems.spectrum.sampling_noise import SamplingNoise, sampling_noise
 from problems.spectrum.smoothness import noise_constant
 from problems.spectrum.trace import hutchinson, xtrace
 from problems.validation import check_damping
@@ -140,11 +140,13 @@ def measure(
     found_trace = spend("trace", trace)
     found_density = spend("density", density)
     batch = max(1, min(NOISE_BATCH, operator.num_examples // 4))
-    pairs = max(4, int(SHARES["noise"] * budget / (2 * product * batch / operator.num_examples)))
-    sampled = spend(
-        "noise",
-        lambda share, generator: sampling_noise(operator, batch, min(pairs, MOST_PAIRS), generator),
-    )
+
+    def pairs(share: float, generator: torch.Generator) -> SamplingNoise:
+        # Of a language model a few tokens cost as much as their whole sequence.
+        cost = _cost_of_a_product(operator.minibatch(batch, generator))
+        return sampling_noise(operator, batch, min(MOST_PAIRS, max(4, int(share / (2 * cost)))), generator)
+
+    sampled = spend("noise", pairs)
 
     def noise(share: float, generator: torch.Generator) -> TopOfPencil:
         # A step: of each vector an ordinary product and two of every example alone.

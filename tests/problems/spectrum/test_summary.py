@@ -8,7 +8,8 @@ import torch
 
 import problems
 from problems import DenseOperator, GaussNewton, Hessian
-from problems.spectrum.summary import SHARES, measure
+from problems.spectrum import measure
+from problems.spectrum.summary import SHARES
 from tests.conftest import random_psd_examples
 from tests.problems.operators.small_networks import small
 
