@@ -180,7 +180,7 @@ class BinaryCrossEntropy(Loss):
         return losses.flatten(1).mean(dim=1)
 
     def gradient(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        return (outputs.sigmoid() - targets) / outputs[0].numel()
+        return (outputs.sigmoid() - targets.to(outputs.dtype)) / outputs[0].numel()
 
     def hessian_product(self, outputs: Tensor, tangents: Tensor, weights: Tensor) -> Tensor:
         return tangents * (outputs.sigmoid() * (-outputs).sigmoid() * (weights / outputs[0].numel()))

@@ -22,13 +22,15 @@ Precision = Literal["full", "tf32", "bf16"]
 PRECISIONS = ("full", "tf32", "bf16")
 
 
-# Where torch keeps what is said of factors in float32; the last two are the CPU's.
+# Where torch keeps what is said of factors in float32; the last three are the CPU's.
 _BACKENDS: Any = torch.backends
 _PLACES = (
     _BACKENDS.cuda.matmul,
     _BACKENDS.cudnn.conv,
+    _BACKENDS.cudnn.rnn,
     _BACKENDS.mkldnn.matmul,
     _BACKENDS.mkldnn.conv,
+    _BACKENDS.mkldnn.rnn,
 )
 
 
@@ -53,7 +55,7 @@ def multiplying(precision: Precision) -> Iterator[None]:
     Whatever torch.set_float32_matmul_precision and the like say outside.
     """
     before = [place.fp32_precision for place in _PLACES]
-    wanted = [*(["tf32"] * 2 if precision == "tf32" else ["ieee"] * 2), "ieee", "ieee"]
+    wanted = ["tf32" if precision == "tf32" else "ieee"] * 3 + ["ieee"] * 3
     try:
         _set(wanted)
         yield

@@ -15,8 +15,8 @@ class ProductCost(NamedTuple):
 
 # One forward pass for all columns; for each a tangent pass (2) and a backward pass (2).
 JACOBIAN_COST = ProductCost(1, 4)
-# Without the backward pass.
-FORWARD_COST = ProductCost(1, 2)
+# For each column a forward pass with its tangents.
+FORWARD_COST = ProductCost(0, 3)
 
 
 @dataclass

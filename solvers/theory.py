@@ -28,7 +28,7 @@ def rate(step_size: float, smallest: float, largest: float, damping: float) -> f
 def bias_from_rhs(step_size: float, damping: float, num_steps: int) -> float:
     """Bound of ‖E u_T − u*‖ relative to ‖b‖/λ, from u_0 = b/λ with η ≤ 1/(λ_max + λ), H ⪰ 0.
 
-    e_0 = −H(H + λ)⁻¹b/λ, and (1 − η(μ + λ))ᵀ μ/(μ + λ) ≤ e^{−a} min(1, 1/(e a)) for all μ ≥ 0, a = ηλT.
+    e_0 = H(H + λ)⁻¹b/λ, and (1 − η(μ + λ))ᵀ μ/(μ + λ) ≤ e^{−a} min(1, 1/(e a)) for all μ ≥ 0, a = ηλT.
     """
     a = step_size * damping * num_steps
     return math.exp(-a) * min(1.0, 1 / (math.e * a))
@@ -60,8 +60,8 @@ def batch_by_trace(trace: float, largest: float, damping: float) -> float:
 class MeanSquare:
     """LiSSA's mean-square error at step size η with E (H̃ + λ)² ⪯ L (H + λ), for any right-hand side.
 
-    `noise` is Δ̃ = E‖(H̃ − H)u*‖². E‖u_t − u*‖² splits into what is left of the start, which contracts by
-    1 − ρ a step, and into noise, whose mean is 0 (Klochkov & Liu 2024, Theorem 1; the split is exact).
+    `noise` is Δ̃ = E‖(H̃ − H)u*‖². u_t − u* is the sum of what is left of the start, whose mean square
+    contracts by 1 − ρ a step, and of noise, whose mean is 0 (Klochkov & Liu 2024, Theorem 1).
     """
 
     step_size: float

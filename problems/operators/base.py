@@ -14,7 +14,8 @@ from problems.work import Work
 class CurvatureOperator(ABC):
     """A symmetric matrix H, shape (p, p), the mean over n examples of h_i; never formed unless asked.
 
-    `operator @ V` takes V of shape (p,) or (p, k) and costs (1 + 4k)/3 gradient equivalents.
+    `operator @ V` takes V of shape (p,) or (p, k) and costs (1 + 4k)/3 gradient equivalents, the true
+    Hessian's (3 + 6k)/3.
     `operator.work` counts what was spent on it, on its mini-batches and on its copies. `unit` is what the
     mean is over and what mini-batches are counted in; `num_examples` is their number.
     """
@@ -61,6 +62,11 @@ class CurvatureOperator(ABC):
     def preparation_seconds(self) -> float:
         """Time so far that products took to prepare later ones (recording, measuring memory)."""
         return 0.0
+
+    @property
+    def has_examples(self) -> bool:
+        """Whether `example_forms` and `mean_square` are known: the curvature of single examples, h_i ⪰ 0."""
+        return False
 
     def example_forms(self, vectors: Tensor) -> Tensor:
         """vᵀ h_i v of every example i for the vectors V (p, k), shape (n, k); ValueError where unknown."""

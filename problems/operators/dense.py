@@ -35,8 +35,13 @@ class DenseOperator(CurvatureOperator):
 
     def mean_square(self, vectors: Tensor) -> Tensor:
         self._check(vectors)
-        self.work.count_product(2 * vectors.shape[1], self.num_examples)
+        for _ in range(2):
+            self._count(1 if vectors.ndim == 1 else vectors.shape[1])
         return (self.per_example @ (self.per_example @ vectors)).mean(dim=0)
+
+    @property
+    def has_examples(self) -> bool:
+        return self.is_psd
 
     def second_moment(self, batch_size: int) -> Tensor:
         """E H̃² = (1 − 1/b) H² + E h²/b for mini-batches of b examples, shape (p, p)."""

@@ -60,16 +60,17 @@ def through_outputs(function: ModelFunction, curve: OutputCurvature) -> BlockPro
 
 
 def example_forms(function: ModelFunction, curve: OutputCurvature) -> BlockProduct:
-    """(parameters, batch, V) ↦ weighted vᵀ h v of every example, shape (c, m); forward mode alone, 1 + 2c."""
+    """(parameters, batch, V) ↦ weighted vᵀ h v of every example, shape (c, m), in forward mode alone."""
 
     def forms(parameters: Parameters, batch: Batch, vectors: Tensor) -> Tensor:
-        def pushforward(tangent: Parameters) -> Tensor:
+        def form(tangent: Parameters) -> Tensor:
             outputs, tangents = jvp(lambda p: function.outputs(p, batch.inputs), (parameters,), (tangent,))  # type: ignore[misc]
             return (tangents * curve(outputs, batch, tangents)).flatten(1).sum(dim=1)
 
-        tangents = function.unflatten(vectors.T)
-        singles = [{name: part[i] for name, part in tangents.items()} for i in range(len(vectors))]
-        return torch.stack([pushforward(tangent) for tangent in singles])
+        parts = function.unflatten(vectors.T)
+        return torch.stack(
+            [form({name: part[i] for name, part in parts.items()}) for i in range(len(vectors))]
+        )
 
     return forms
 

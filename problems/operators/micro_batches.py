@@ -31,10 +31,11 @@ class Size(NamedTuple):
 
 
 class MicroBatches:
-    """The largest sizes that fit into `max_bytes`, found by measuring small products, and by failing.
+    """The largest sizes that fit into `max_bytes`, found by measuring products, and by failing.
 
     `peak(m, c)` gives the bytes that a product of m examples with c vectors takes, beyond parameters and
-    vectors. That is linear in m and in c, so up to four small products tell it for all. Where memory runs out
+    vectors. At each moment of a product that is linear in m and in c with no negative part, so the largest
+    of all moments grows at most in proportion: small products bound larger ones. Where memory runs out
     nonetheless (kernels take workspace of their own, others use the device), the size is halved for good.
     Half of `max_bytes` is for the products, half for forward passes that are kept.
     """
@@ -65,22 +66,27 @@ class MicroBatches:
 
         Raises ValueError where one example with one vector needs more than there is.
         """
-        vectors = 1
-        number = min(examples, self.largest.examples)
-        while number >= 1:
-            vectors = min(block(number), self.largest.vectors)
-            if self._bytes(number, vectors) <= self.max_bytes // 2:
-                return Size(number, vectors)
-            number //= 2
-        while vectors > 1:
+        numbers = [min(examples, self.largest.examples)]
+        while numbers[-1] > 1:
+            numbers.append(numbers[-1] // 2)
+        found = None
+        # From small to large, so that nothing is measured that takes far more than there is.
+        for number in reversed(numbers):
+            size = Size(number, min(block(number), self.largest.vectors))
+            if not self._fits(size):
+                break
+            found = size
+        vectors = min(block(1), self.largest.vectors)
+        while found is None and vectors > 1:
             vectors //= 2
-            if self._bytes(1, vectors) <= self.max_bytes // 2:
-                return Size(1, vectors)
-        raise ValueError(
-            f"max_bytes is {self.max_bytes:,}; the product of one example with one vector takes "
-            f"{self._bytes(1, 1):,} bytes, and max_bytes must be at least twice that: raise it, or choose "
-            "fewer parameters, shorter inputs or precision='bf16'"
-        )
+            found = Size(1, vectors) if self._fits(Size(1, vectors)) else None
+        if found is None:
+            raise ValueError(
+                f"max_bytes is {self.max_bytes:,}; the product of one example with one vector takes "
+                f"{self._peaks[Size(1, 1)]:,} bytes, and max_bytes must be at least twice that: raise it, or "
+                "choose fewer parameters, shorter inputs or precision='bf16'"
+            )
+        return found
 
     def halve(self, used: Size, error: BaseException) -> None:
         """Remember that `used` was too much where `error` says so; raise it where it says anything else.
@@ -89,41 +95,41 @@ class MicroBatches:
         """
         if not is_out_of_memory(error):
             raise error
-        if used.examples > 1:
+        if used.vectors > 1:
+            self.largest = Size(self.largest.examples, used.vectors // 2)
+        elif used.examples > 1:
             self.largest = Size(used.examples // 2, self.largest.vectors)
-        elif used.vectors > 1:
-            self.largest = Size(1, used.vectors // 2)
         else:
             raise MemoryError(
                 "the product of one example with one vector does not fit into memory: choose fewer "
                 "parameters, shorter inputs or precision='bf16', or free memory on the device"
             ) from error
 
-    def _bytes(self, examples: int, vectors: int) -> float:
-        more_examples, more_vectors = examples - 1, vectors - 1
-        found = one = self._measured(1, 1)
-        # Only what is asked for is measured: a second vector of a large network may be one too many.
-        if more_examples:
-            found += more_examples * (self._measured(2, 1) - one)
-        if more_vectors:
-            found += more_vectors * (self._measured(1, 2) - one)
-        if more_examples and more_vectors:
-            both = self._measured(2, 2) - self._measured(2, 1) - self._measured(1, 2) + one
-            found += more_examples * more_vectors * both
-        return found
+    def _fits(self, size: Size) -> bool:
+        room = self.max_bytes // 2
+        if self._bound(size) > room:
+            self._measure(size)
+        return self._bound(size) <= room
 
-    def _measured(self, examples: int, vectors: int) -> float:
-        size = Size(examples, vectors)
-        if size not in self._peaks:
-            began = time.perf_counter()
-            try:
-                self._peaks[size] = self._peak(examples, vectors)
-            except (RuntimeError, MemoryError) as error:
-                if size == (1, 1) or not is_out_of_memory(error):
-                    self.halve(Size(1, 1), error)
-                self._peaks[size] = math.inf
-            self.seconds += time.perf_counter() - began
-        return self._peaks[size]
+    def _bound(self, size: Size) -> float:
+        """What `size` takes at most by what was measured: r times as much takes at most r times the bytes."""
+        bounds = (
+            peak * max(1, size.examples / known.examples) * max(1, size.vectors / known.vectors)
+            for known, peak in self._peaks.items()
+        )
+        return min(bounds, default=math.inf)
+
+    def _measure(self, size: Size) -> None:
+        if size in self._peaks:
+            return
+        began = time.perf_counter()
+        try:
+            self._peaks[size] = self._peak(size.examples, size.vectors)
+        except (RuntimeError, MemoryError) as error:
+            if size == (1, 1) or not is_out_of_memory(error):
+                self.halve(Size(1, 1), error)
+            self._peaks[size] = math.inf
+        self.seconds += time.perf_counter() - began
 
 
 def default_max_bytes(device: torch.device) -> int:

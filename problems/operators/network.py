@@ -40,6 +40,8 @@ class Shared:
     counts: Tensor | None
     # Their mean; 1 where the unit is the example.
     mean_count: float
+    # The example with the largest inputs, as far as that was looked at.
+    longest: int
     sampled: SampledTargets | None
 
 
@@ -65,7 +67,8 @@ class NetworkOperator(CurvatureOperator):
     The unit is the loss's: an example, or a token, of which sequences hold different numbers. A product
     goes through the data in passes that stay within `max_bytes` beyond parameters and vectors (by default
     a quarter of the device's memory, at most 4 GiB on a CPU); that changes no result beyond rounding.
-    Forward passes over the same examples are kept within the same bound. Raises ValueError where one
+    Forward passes over the same examples are kept within the same bound; they follow every change of the
+    parameters but one made through `.data`, after which call `forget()`. Raises ValueError where one
     example does not fit or no token counts, ArithmeticError where a layer's output is not finite.
     """
 
@@ -127,6 +130,10 @@ class NetworkOperator(CurvatureOperator):
         return self.shared.recorder.seconds + self.shared.micro_batches.seconds
 
     @property
+    def has_examples(self) -> bool:
+        return self.curvature.output_curvature(self.loss) is not None
+
+    @property
     def micro_batches(self) -> MicroBatches:
         """The sizes in which examples go through the network."""
         return self.shared.micro_batches
@@ -158,7 +165,8 @@ class NetworkOperator(CurvatureOperator):
     def example_forms(self, vectors: Tensor) -> Tensor:
         """vᵀ h_i v of every example i, or sequence, for the vectors V (p, k); shape (n, k), mean vᵀHv.
 
-        Costs (1 + 2k)/3 gradient equivalents. ValueError where h_i is not made of the outputs' curvature.
+        Costs k gradient equivalents: a forward pass with its tangents for each vector. ValueError where h_i
+        is not made of the outputs' curvature.
         """
         self._check(vectors)
         curve = self.curvature.output_curvature(self.loss)
@@ -169,28 +177,33 @@ class NetworkOperator(CurvatureOperator):
         self.work.count_product(len(columns), len(self.indices), FORWARD_COST)
 
         def all_examples(size: int) -> Tensor:
-            found = [
-                torch.cat([forms(self.function.parameters, batch, row[None]) for row in columns])
-                for batch in map(self.batch, self.passes(size))
-            ]
-            return torch.cat(found, dim=1).T
+            batches = map(self.batch, self.passes(size))
+            return torch.cat([forms(self.function.parameters, batch, columns) for batch in batches], dim=1).T
 
         with multiplying(self.function.precision), torch.no_grad():
             return self.micro_batches.run(len(self.indices), all_examples)
 
     def mean_square(self, vectors: Tensor) -> Tensor:
-        """mean h_i² V over all examples i, or sequences, for V (p, k), shape (p, k).
+        """mean h_i² V over all examples i, or sequences, for V (p,) or (p, k), in its shape.
 
         Two products of every example alone: (1 + 4k) · 2/3 gradient equivalents, memory of some vectors for
         each of the examples that go together.
         """
         self._check(vectors)
-        block = vectors.T.contiguous()
+        block = vectors.T.contiguous() if vectors.ndim == 2 else vectors[None]
         for _ in range(2):
             self._count(len(block))
         # An example's products, in and out, and what torch keeps on the way.
+        self._kept = Kept()
         room = self.micro_batches.keep_bytes // (8 * block.nbytes)
-        product = self.shared.recorder.product
+        product = self.shared.recorder.together
+
+        def one_by_one() -> Tensor:
+            found = torch.zeros_like(block)
+            for positions in self.passes(1):
+                first = self.shared.recorder.product(self.function.parameters, self.batch(positions), block)
+                found += self.shared.recorder.product(self.function.parameters, self.batch(positions), first)
+            return found / len(self.indices)
 
         def total(size: int) -> Tensor:
             found = torch.zeros_like(block)
@@ -208,7 +221,12 @@ class NetworkOperator(CurvatureOperator):
             return found / len(self.indices)
 
         with multiplying(self.function.precision):
-            return self.micro_batches.run(len(self.indices), total).T
+            try:
+                mean = self.micro_batches.run(len(self.indices), total)
+            except RuntimeError:
+                # The network looks at its data to choose its way, say.
+                mean = one_by_one()
+        return mean.T if vectors.ndim == 2 else mean[0]
 
     def passes(self, size: int) -> list[Tensor]:
         """Positions among this operator's examples, in batches of at most `size`."""
@@ -253,24 +271,30 @@ class NetworkOperator(CurvatureOperator):
 
     def _share(self, max_bytes: int) -> Shared:
         recorder = Recorder(self.curvature.block_product(self.function, self.loss))
-        counts = self._token_counts() if self.loss.unit == "token" else None
+        counts, longest = self._token_counts() if self.loss.unit == "token" else (None, 0)
         sampled = None
         if self.curvature.num_samples:
             draws = (self.curvature.num_samples, self.curvature.seed)
             sampled = SampledTargets(self.function, self.loss, self.examples, *draws)
             self.work.count_forward(len(self.examples))
         mean_count = 1.0 if counts is None else float(counts.double().mean())
-        return Shared(recorder, MicroBatches(self._peak, max_bytes), counts, mean_count, sampled)
+        return Shared(recorder, MicroBatches(self._peak, max_bytes), counts, mean_count, longest, sampled)
 
-    def _token_counts(self) -> Tensor:
-        counts = []
-        for part in torch.arange(len(self.examples)).split(256):
-            _, targets = self.examples.batch(part)
+    def _token_counts(self) -> tuple[Tensor, int]:
+        """Of each sequence the tokens that count, shape (n,), and which has the largest inputs."""
+        # One by one where sequences may differ in length: together they would be padded to the longest.
+        size = 256 if self.examples.columns else 1
+        counts, largest, longest = [], -1, 0
+        for part in torch.arange(len(self.examples)).split(size):
+            inputs, targets = self.examples.batch(part)
             counts.append(self.loss.counted(targets).sum(dim=1).cpu())
+            numbers = sum(values.numel() for values in tensors(inputs).values()) // len(part)
+            if numbers > largest:
+                largest, longest = numbers, int(part[0])
         found = torch.cat(counts)
         if not found.any():
             raise ValueError("no token of the data has a label that counts (all are −100): check the labels")
-        return found
+        return found, longest
 
     def _num_units(self) -> int:
         if self.shared.counts is None:
@@ -330,7 +354,8 @@ class NetworkOperator(CurvatureOperator):
         return total
 
     def _forget_if_changed(self, examples: int) -> None:
-        # torch counts what is written to a tensor in place, as an optimiser's step does.
+        # torch counts what is written to a tensor in place, as an optimiser's step does; not what is
+        # written through `.data`, after which only `forget()` helps.
         tensors = (*self.function.parameters.values(), *self.function.constants.values())
         versions = [value._version for value in tensors]
         if versions != self._kept.versions or examples != self._kept.examples:
@@ -344,9 +369,9 @@ class NetworkOperator(CurvatureOperator):
 
     def _peak(self, examples: int, vectors: int) -> int:
         """Bytes that a product takes of that many of the longest example, with that many vectors."""
-        counts = self.shared.counts
-        longest = 0 if counts is None else int(counts[self.indices].argmax())
-        batch = self.batch(torch.full((examples,), longest))
+        everything = self if len(self.indices) == len(self.examples) and self.ranks is None else None
+        whole = everything or self._derived(indices=torch.arange(len(self.examples)))
+        batch = whole.batch(torch.full((examples,), self.shared.longest))
         block = torch.zeros(vectors, self.shape[0], dtype=self.dtype, device=self.device)
         return peak_bytes(lambda: self.shared.recorder.product(self.function.parameters, batch, block))
 
@@ -360,6 +385,6 @@ class NetworkOperator(CurvatureOperator):
             given = all(bool(torch.isfinite(values).all()) for values in tensors(inputs).values())
             raise ArithmeticError(
                 f"the output of layer {layer} holds NaN or inf for examples among "
-                f"{int(self.indices[positions[0]])} to {int(self.indices[positions[-1]])}, so H does too: "
-                + ("use float64, or check the weights" if given else "the inputs do already")
+                f"{int(self.indices[positions].min())} to {int(self.indices[positions].max())}, so H does "
+                "too: " + ("use float64, or check the weights" if given else "the inputs do already")
             )

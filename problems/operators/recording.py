@@ -64,7 +64,7 @@ class Recorder:
     """
 
     def __init__(self, product: BlockProduct) -> None:
-        self._together = product
+        self.together = product
         self.seconds = 0.0
         self._singly = False
         self._eager: Counter[Hashable] = Counter()
@@ -74,20 +74,20 @@ class Recorder:
     def product(self, parameters: Parameters, batch: Batch, vectors: Tensor) -> Tensor:
         """The eager product, of single vectors where the network cannot take several together."""
         if len(vectors) == 1:
-            return self._together(parameters, batch, vectors)
+            return self.together(parameters, batch, vectors)
         if not self._singly:
             try:
-                return self._together(parameters, batch, vectors)
+                return self.together(parameters, batch, vectors)
             except RuntimeError as error:
                 # An operation of the user's own, say, that has no rule for vmap.
                 if is_out_of_memory(error):
                     raise
                 self._singly = True
-        return torch.cat([self._together(parameters, batch, vector) for vector in vectors.split(1)])
+        return torch.cat([self.together(parameters, batch, vector) for vector in vectors.split(1)])
 
     def forgotten(self) -> Recorder:
         """The same without recordings."""
-        return Recorder(self._together)
+        return Recorder(self.together)
 
     def add_products(
         self,

@@ -10,7 +10,7 @@ from problems.losses import Loss
 from problems.model_function import ModelFunction
 from problems.precision import multiplying
 
-# Drawing takes a forward pass, which needs less memory than a product does.
+# Examples of one forward pass; sequences, whose outputs are large, go one by one.
 PASS_SIZE = 32
 
 
@@ -26,7 +26,8 @@ class SampledTargets:
         self._drawn: list[Tensor] = []
         generator = torch.Generator().manual_seed(seed)
         with torch.no_grad(), multiplying(function.precision):
-            for inputs, targets in examples.passes(torch.arange(len(examples)), PASS_SIZE):
+            size = 1 if loss.unit == "token" else PASS_SIZE
+            for inputs, targets in examples.passes(torch.arange(len(examples)), size):
                 outputs = function.outputs(function.parameters, inputs)
                 samples = [loss.sample(outputs, generator) for _ in range(num_samples)]
                 by_example = torch.stack(samples, dim=1).cpu()

@@ -31,8 +31,8 @@ def heterogeneity(operator: CurvatureOperator, samples: int, generator: torch.Ge
 
     The largest of many noisy traces is too large. So the few that are largest are looked at again, and the
     one of them that is largest then is measured with vectors of its own: unbiased for that example, and a
-    lower bound of C, since the largest may be another. Costs (1 + 2 · samples)/3 gradient equivalents, and
-    little more for the few. ValueError where H offers no forms of single examples.
+    lower bound of C, since the largest may be another. Costs `samples` gradient equivalents, and
+    (8 + 1) · 4/n as much again for the few. ValueError where H offers no forms of single examples.
     """
     check_counts(samples=samples)
 

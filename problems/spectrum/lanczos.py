@@ -62,14 +62,15 @@ def lanczos(operator: CurvatureOperator, start: Tensor, max_steps: int) -> Itera
     for step in range(len(basis)):
         basis[step] = vector
         product = operator @ vector
-        diagonal.append(float(torch.dot(product, vector)))
+        # Long sums in float32 would carry errors beyond the residual.
+        diagonal.append(float((product.double() * vector.double()).sum()))
         known = basis[: step + 1]
         # Twice is enough (Kahan; Parlett 1998).
         for _ in range(2):
             product = product - known.T @ (known @ product)
         length = float(product.norm())
         largest = max(largest, abs(diagonal[-1]), length)
-        invariant = length <= 10 * torch.finfo(start.dtype).eps * len(start) ** 0.5 * largest
+        invariant = length <= 10 * torch.finfo(start.dtype).eps * largest
         off_diagonal.append(0.0 if invariant or step + 1 == len(start) else length)
         yield Tridiagonal(
             torch.tensor(diagonal, dtype=torch.float64), torch.tensor(off_diagonal, dtype=torch.float64), norm

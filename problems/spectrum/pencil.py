@@ -31,11 +31,13 @@ def largest_of_pencil(
 ) -> TopOfPencil:
     """The top of the pencil of A ⪰ 0 and B ≻ 0, symmetric, from the block `start` (p, m).
 
-    Each step is one product of A and one of B with m vectors; memory of 9 m vectors. Stops where the
+    Each step is one product of A and one of B with m vectors; memory of some 30 m vectors. Stops where the
     residual of the first vector is `tolerance`.
     """
     x = start
     ax, bx = apply_a(x), apply_b(x)
+    if not ax.any():
+        return TopOfPencil(Estimate(0.0, kind="lower bound"), 0.0, start.shape[1])
     directions: tuple[Tensor, Tensor, Tensor] | None = None
     value, residual, steps = 0.0, 1.0, 0
     for steps in range(1, max_steps + 1):

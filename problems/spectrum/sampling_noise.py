@@ -19,7 +19,8 @@ class SamplingNoise:
     batch_size: int
     # Tr(H²) = ‖H‖_F²
     trace_of_square: Estimate
-    # Tr(V); as batches are means of independent draws, Tr(V) is proportional to 1/batch_size
+    # Tr(V); proportional to 1/batch_size where units are drawn independently, as examples are and the tokens
+    # of one sequence are not
     trace_of_noise: Estimate
 
 

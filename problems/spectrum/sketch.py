@@ -92,4 +92,4 @@ def sketch(
 
 def _mix(seed: int, first: int, segment: int) -> int:
     """One seed of three numbers, different for different ones of any usual size."""
-    return (seed * 1_000_003 + first) * 1_000_003 + segment
+    return ((seed * 1_000_003 + first) * 1_000_003 + segment) % 2**63

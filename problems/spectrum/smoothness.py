@@ -25,8 +25,8 @@ def noise_constant(
     """R: the least R with E h² ⪯ R (H + λI), h the curvature of one example.
 
     For λ → 0 this is R_e of E h² ⪯ R_e H, of which it is a lower bound. With it L_b ≤ λ_max + λ −
-    λ_max²/(b(λ_max + λ)) + R/b for every batch size b. A step costs an ordinary product and two of every
-    example alone, with `width` vectors each.
+    λ_max²/(b(λ_max + λ)) + R/b for every batch size b; of whole sequences where the unit is the token. A
+    step costs an ordinary product and two of every example alone, with `width` vectors each.
     """
     check_damping(damping)
     return largest_of_pencil(
@@ -47,7 +47,7 @@ def second_moment_constant(
     tolerance: float = 1e-2,
     max_steps: int = 30,
 ) -> TopOfPencil:
-    """L_b: the least L with E (H̃ + λI)² ⪯ L (H + λI) for mini-batches of `batch_size` examples.
+    """L_b: the least L with E (H̃ + λI)² ⪯ L (H + λI) for mini-batches of `batch_size` examples, or sequences.
 
     LiSSA's second moment contracts for η < 2/L_b, best at 1/L_b. E (H̃ + λI)² = (1 − 1/b) H² + E h²/b +
     2λH + λ²I, so a step costs two ordinary products and two of every example alone, with 3 vectors each.

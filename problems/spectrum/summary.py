@@ -11,7 +11,7 @@ import torch
 from problems.operators.base import CurvatureOperator
 from problems.spectrum.density import Density, spectral_density
 from problems.spectrum.estimate import Estimate
-from problems.spectrum.heterogeneity import Heterogeneity, heterogeneity
+from problems.spectrum.heterogeneity import AGAIN, FINALISTS, Heterogeneity, heterogeneity
 from problems.spectrum.lanczos import Extremes, extreme_eigenvalues
 from problems.spectrum.pencil import TopOfPencil
 from problems.spectrum.sampling_noise import SamplingNoise, sampling_noise
@@ -48,7 +48,9 @@ LARGEST_MEMORY = 2**31
 class Spectrum:
     """Estimates of H's spectrum and of how mini-batches sample it; `spent` in gradient equivalents.
 
-    `trace_of_noise` is Tr(E h² − H²) of single examples: of a mini-batch of b it is the b-th part.
+    `trace_of_noise` is b Tr(E H̃² − H²) for mini-batches of b units: Tr(E h² − H²) of single examples. Where
+    the unit is the token that holds for the b that was measured, since tokens of a sequence are drawn
+    together; `heterogeneity` and `noise_constant` are of whole sequences there.
     `heterogeneity` and `noise_constant` are None where H offers no single examples' curvature, the last
     also where no λ was given. Where few examples carry the noise, few draws carry its estimate, and its
     standard error is too small: `heterogeneity` tells.
@@ -121,7 +123,7 @@ def measure(
         return max(at_least, int(share / product))
 
     def trace(share: float, generator: torch.Generator) -> Estimate:
-        count = min(products(share, 6), 2 * operator.shape[0])
+        count = max(6, min(products(share, 6), 2 * operator.shape[0]))
         # XTrace holds half as many vectors as it takes products; where that is too much, Hutchinson.
         fits = 1.5 * count * operator.shape[0] * 8 <= LARGEST_MEMORY
         return xtrace(operator, count, generator) if fits else hutchinson(operator, count, generator)
@@ -157,17 +159,16 @@ def measure(
             operator, damping, generator, width=width, max_steps=max(LEAST_STEPS, steps // width)
         )
 
-    try:
+    unequal, constant = None, None
+    if operator.has_examples:
+        # What the second look at a few examples adds, in proportion.
+        again = (FINALISTS + 1) * AGAIN * operator.work.num_examples**-1
         unequal = spend(
             "heterogeneity",
-            lambda share, generator: heterogeneity(operator, max(2, int((3 * share - 1) / 2)), generator),
+            lambda share, generator: heterogeneity(operator, max(2, int(share / (1 + again))), generator),
         )
-        constant = None
         if damping is not None:
             constant = spend("constant", noise)
-    except ValueError:
-        # The true Hessian, say: its examples' curvature is indefinite, and nothing here would hold.
-        unequal, constant = None, None
     return Spectrum(
         operator.shape[0],
         operator.num_examples,

@@ -10,11 +10,12 @@ from torch import Tensor, nn
 
 from problems import GaussNewton, Hessian, NetworkOperator, from_model
 from problems.examples import Examples
-from problems.losses import CrossEntropy
+from problems.losses import CrossEntropy, as_loss
 from problems.model_function import ModelFunction
 from problems.operators import recording
 from problems.operators.curvature import Batch, Parameters
 from problems.operators.micro_batches import MicroBatches, Size, default_max_bytes, peak_bytes
+from tests.problems.operators.small_networks import small
 
 COUNT = 64
 
@@ -185,3 +186,37 @@ def test_from_model_takes_the_bound_and_gradients_keep_to_it() -> None:
 def test_the_default_is_the_same_on_each_call() -> None:
     cpu = torch.device("cpu")
     assert default_max_bytes(cpu) == default_max_bytes(cpu) >= 2**28
+
+
+def test_products_keep_to_max_bytes_where_parameters_weigh_more_than_few_examples() -> None:
+    """Then the peak of small products is at the gradient, of large ones at the activations."""
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Linear(32, 256), nn.Tanh(), nn.Linear(256, 256), nn.Tanh(), nn.Linear(256, 3)
+    ).eval()
+    function = ModelFunction(model)
+    examples = Examples((torch.randn(600, 32), torch.arange(600) % 3), function.device, function.dtype)
+    bound = 4_000_000
+    operator = NetworkOperator(GaussNewton(), function, CrossEntropy(), examples, max_bytes=bound)
+    vector = torch.randn(operator.shape[0])
+    _ = operator @ vector
+    assert peak_bytes(lambda: operator @ vector) <= bound // 2 + 2 * vector.nbytes
+
+
+def test_the_longest_example_is_the_one_with_the_largest_inputs() -> None:
+    """Not the one with the most labels, nor the first."""
+    network = small("language_model", "token_cross_entropy")
+    items = [(network.inputs[i, : 2 + i % 5], network.inputs[i, : 2 + i % 5]) for i in range(7)]
+    items[4] = (items[4][0], torch.full_like(items[4][1], -100))
+    items[4][1][0] = 1
+
+    def pad(batch: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+        inputs, targets = zip(*batch, strict=True)
+        padded = torch.nn.utils.rnn.pad_sequence
+        return padded(list(inputs), True), padded(list(targets), True, padding_value=-100)
+
+    loader = torch.utils.data.DataLoader(items, collate_fn=pad)  # type: ignore[arg-type]
+    function = ModelFunction(network.model)
+    examples = Examples(loader, function.device, function.dtype)
+    operator = NetworkOperator(GaussNewton(), function, as_loss(network.loss), examples)
+    assert operator.shared.longest == 4

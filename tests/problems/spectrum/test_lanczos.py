@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from problems.spectrum.lanczos import extreme_eigenvalues, lanczos, power_iteration
-from tests.problems.spectrum.known import SPECTRA, operator_with
+from tests.problems.spectrum.known import SPECTRA, Diagonal, operator_with
 
 SIZE = 40
 
@@ -71,3 +71,15 @@ def test_a_zero_start_is_refused() -> None:
     operator = operator_with(SPECTRA["flat"](4))
     with pytest.raises(ValueError, match="norm 0"):
         list(lanczos(operator, torch.zeros(4, dtype=torch.float64), 2))
+
+
+def test_float32_does_not_end_a_run_whose_space_is_not_invariant() -> None:
+    values = torch.rand(100_000, generator=torch.Generator().manual_seed(0)) * 1e-3
+    values[0] = 1
+    found = extreme_eigenvalues(
+        Diagonal(values), torch.Generator().manual_seed(0), tolerance=1e-12, max_products=8
+    )
+    assert found.products > 3
+    assert found.largest.value == pytest.approx(1, abs=1e-5)
+    assert found.largest.kind == "lower bound"
+    assert found.smallest.kind == "upper bound"
