@@ -68,7 +68,7 @@ def lanczos(operator: CurvatureOperator, start: Tensor, max_steps: int) -> Itera
         # Twice is enough (Kahan; Parlett 1998).
         for _ in range(2):
             product = product - known.T @ (known @ product)
-        length = float(product.norm())
+        length = float(product.double().norm())
         largest = max(largest, abs(diagonal[-1]), length)
         invariant = length <= 10 * torch.finfo(start.dtype).eps * largest
         off_diagonal.append(0.0 if invariant or step + 1 == len(start) else length)
