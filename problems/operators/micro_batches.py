@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-# More examples at once make nothing faster on a CPU, and on a GPU little.
+# More examples at once make nothing faster on a CPU; on a GPU it has not been measured.
 LARGEST_PASS = 512
 # A CPU's memory is shared with all else that runs.
 CPU_BYTES = 4 * 2**30

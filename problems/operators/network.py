@@ -356,8 +356,8 @@ class NetworkOperator(CurvatureOperator):
     def _forget_if_changed(self, examples: int) -> None:
         # torch counts what is written to a tensor in place, as an optimiser's step does; not what is
         # written through `.data`, after which only `forget()` helps.
-        tensors = (*self.function.parameters.values(), *self.function.constants.values())
-        versions = [value._version for value in tensors]
+        values = (*self.function.parameters.values(), *self.function.constants.values())
+        versions = [value._version for value in values]
         if versions != self._kept.versions or examples != self._kept.examples:
             self._kept = Kept(examples, versions)
 
@@ -369,8 +369,7 @@ class NetworkOperator(CurvatureOperator):
 
     def _peak(self, examples: int, vectors: int) -> int:
         """Bytes that a product takes of that many of the longest example, with that many vectors."""
-        everything = self if len(self.indices) == len(self.examples) and self.ranks is None else None
-        whole = everything or self._derived(indices=torch.arange(len(self.examples)))
+        whole = self._derived(indices=torch.arange(len(self.examples)))
         batch = whole.batch(torch.full((examples,), self.shared.longest))
         block = torch.zeros(vectors, self.shape[0], dtype=self.dtype, device=self.device)
         return peak_bytes(lambda: self.shared.recorder.product(self.function.parameters, batch, block))

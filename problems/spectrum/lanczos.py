@@ -104,14 +104,12 @@ def extreme_eigenvalues(
 ) -> Extremes:
     """λ_max and λ_min from one Lanczos run with a random start, until λ_max's residual is `tolerance` of it.
 
-    Where H may be indefinite λ_min's must be so too.
-    From a random start the chance that λ_max is missed altogether is negligible (Kuczyński & Woźniakowski
-    1992); the residual bounds the distance to *an* eigenvalue.
+    Where H may be indefinite λ_min's must be so too. From a random start the chance that λ_max is missed
+    altogether is negligible (Kuczyński & Woźniakowski 1992); the residual bounds the distance to *an*
+    eigenvalue.
     """
-    drawn = torch.randn(operator.shape[0], generator=generator, dtype=torch.float64)
-    start = drawn.to(operator.device, operator.dtype)
     found = None
-    for found in lanczos(operator, start, max_products):
+    for found in lanczos(operator, _random_start(operator, generator), max_products):
         residuals, scale = found.residuals, float(found.eigen[0].abs().max())
         if max(residuals[-1], 0 if operator.is_psd else residuals[0]) <= tolerance * scale:
             break
@@ -138,8 +136,7 @@ def power_iteration(
 
     Stops where ‖Hv − θv‖ ≤ `tolerance` · |θ|. Needs far more products than Lanczos.
     """
-    drawn = torch.randn(operator.shape[0], generator=generator, dtype=torch.float64)
-    vector = drawn.to(operator.device, operator.dtype)
+    vector = _random_start(operator, generator)
     vector = vector / vector.norm()
     value = 0.0
     for _ in range(max_products):
@@ -150,3 +147,8 @@ def power_iteration(
             break
         vector = product / length
     return Estimate(value, kind="lower bound" if value >= 0 else "upper bound")
+
+
+def _random_start(operator: CurvatureOperator, generator: torch.Generator) -> Tensor:
+    drawn = torch.randn(operator.shape[0], generator=generator, dtype=torch.float64)
+    return drawn.to(operator.device, operator.dtype)

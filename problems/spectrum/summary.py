@@ -162,7 +162,7 @@ def measure(
     unequal, constant = None, None
     if operator.has_examples:
         # What the second look at a few examples adds, in proportion.
-        again = (FINALISTS + 1) * AGAIN * operator.work.num_examples**-1
+        again = (FINALISTS + 1) * AGAIN / operator.work.num_examples
         unequal = spend(
             "heterogeneity",
             lambda share, generator: heterogeneity(operator, max(2, int(share / (1 + again))), generator),

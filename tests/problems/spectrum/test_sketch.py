@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 
+from problems import DenseOperator
 from problems.spectrum.sketch import sketch
 from tests.problems.spectrum.known import SPECTRA, operator_with
 
@@ -56,8 +57,6 @@ def test_errors_are_as_the_theorem_says_in_a_thousand_runs(spectrum: str) -> Non
 def test_without_the_shift_a_long_tail_spoils_all_of_them() -> None:
     values = torch.full((2000,), 0.05, dtype=torch.float64)
     values[0] = 1.0
-    from problems import DenseOperator
-
     operator = DenseOperator.from_matrix(torch.diag(values))
     unit = float(values.norm()) / math.sqrt(ROWS)
     found = sketch(operator, ROWS, 0)
