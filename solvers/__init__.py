@@ -8,11 +8,12 @@ from typing import Any
 from problems import discovery
 from solvers.driver import Budget, solve
 from solvers.solution import Record, Solution, Status
-from solvers.solver import Breakdown, Example, Iterate, Solver, State
+from solvers.solver import Breakdown, Divergence, Example, Iterate, Solver, State
 
 __all__ = [
     "Breakdown",
     "Budget",
+    "Divergence",
     "Example",
     "Iterate",
     "Record",

@@ -14,7 +14,7 @@ from torch import Tensor
 from problems import Problem
 from problems.scaling import powers_of_two
 from solvers.solution import Record, Solution, Status, largest, worst
-from solvers.solver import Breakdown, Iterate, Solver
+from solvers.solver import Breakdown, Divergence, Iterate, Solver
 
 # ‖x*‖ ≤ ‖b‖/λ for every H ⪰ 0. A path may leave that ball for a while; one this far out does not come back.
 RUNAWAY = 1e3
@@ -82,6 +82,8 @@ def solve(
         run.iterate(_generator(seed, stream=1))
     except Breakdown as breakdown:
         run.end(Status.BREAKDOWN, str(breakdown))
+    except Divergence as divergence:
+        run.diverged(str(divergence))
     except (Exception, SystemExit) as error:
         run.end(Status.FAILED, f"{type(error).__name__}: {error}")
         run.traceback = traceback.format_exc()
@@ -206,7 +208,7 @@ class _Run:
         residual = None if judged is None else self.problem.residual(judged, self._scaled_rhs())
         if self.status in (None, Status.BUDGET_SPENT):
             if judged is None or residual is None:
-                self._diverged(f"x held NaN or inf at step {self.steps}")
+                self.diverged(f"x held NaN or inf at step {self.steps}")
             else:
                 self._judge(judged, residual)
         assert self.status is not None
@@ -234,16 +236,17 @@ class _Run:
         worst_residual = largest(residual.tolist())
         factor = self._times_limit(x)
         if self.problem.operator.is_psd and factor > WORSE_THAN_NOTHING:
-            self._diverged(f"‖x‖ ended at {factor:.3g} times ‖b‖/λ, which no solution exceeds")
+            self.diverged(f"‖x‖ ended at {factor:.3g} times ‖b‖/λ, which no solution exceeds")
         elif not self.problem.operator.is_psd and worst_residual > RUNAWAY:
-            self._diverged(f"the residual ended at {worst_residual:.3g} times ‖b‖ (H is indefinite)")
+            self.diverged(f"the residual ended at {worst_residual:.3g} times ‖b‖ (H is indefinite)")
         elif tolerance is not None and worst_residual <= tolerance:
             self.end(Status.CONVERGED, f"residual {worst_residual:.1e} ≤ tolerance {tolerance:g}")
         elif self.status is Status.BUDGET_SPENT:
             if tolerance is not None:
                 self.reason += f" at residual {worst_residual:.1e}, above the tolerance {tolerance:g}"
         elif tolerance is None:
-            self.end(Status.FINISHED, f"no tolerance promised; residual {worst_residual:.1e}")
+            said = (self.last.reason if self.last else "") or "no tolerance promised"
+            self.end(Status.FINISHED, f"{said}; residual {worst_residual:.1e}")
         elif self.last is not None and _all_converged(self.last):
             self.end(
                 Status.BREAKDOWN,
@@ -271,9 +274,9 @@ class _Run:
             self.on_record(record)
         factor = self._times_limit(iterate.x)
         if not math.isfinite(factor):
-            self._diverged(f"x held NaN or inf at step {self.steps}")
+            self.diverged(f"x held NaN or inf at step {self.steps}")
         elif self.problem.operator.is_psd and factor > RUNAWAY:
-            self._diverged(f"‖x‖ reached {factor:.3g} times ‖b‖/λ at step {self.steps}")
+            self.diverged(f"‖x‖ reached {factor:.3g} times ‖b‖/λ at step {self.steps}")
 
     def _times_limit(self, x: Tensor) -> float:
         """How many times ‖b‖/λ the longest column of x is; NaN or inf where x is not finite."""
@@ -298,7 +301,7 @@ class _Run:
     def _in_units_of_b(self, x: Tensor) -> Tensor:
         return x.to(torch.float64) * self.scale
 
-    def _diverged(self, what: str) -> None:
+    def diverged(self, what: str) -> None:
         self.end(Status.DIVERGED, f"{what}: {self.solver.remedy}")
 
     def _check(self, iterate: Iterate) -> None:

@@ -20,18 +20,24 @@ class Breakdown(Exception):
     """The method cannot go on, for a reason that lies in the problem; the message says what to change."""
 
 
+class Divergence(Exception):
+    """The iterates run away, and the method has found no settings with which they do not."""
+
+
 @dataclass
 class Iterate:
     """One step's answer. `x` (p, k) is valid until the next iterate is yielded, the last one's for good.
 
     `residual` (k,) is the relative residual as the method's own recurrence has it, `converged` (k,) the
-    columns that reached the method's tolerance; None where a method keeps none.
+    columns that reached the method's tolerance; None where a method keeps none. `reason` is what the
+    method says of ending here.
     """
 
     x: Tensor
     residual: Tensor | None = None
     converged: Tensor | None = None
     diagnostics: Mapping[str, Any] = field(default_factory=dict)
+    reason: str = ""
 
 
 @dataclass(frozen=True)
@@ -68,7 +74,7 @@ class Solver(ABC):
 
         `b` is a copy, its columns scaled by powers of two so that their squares neither under- nor overflow.
         All columns share each product; ends when every column has converged. Raises Breakdown where the
-        method cannot go on.
+        method cannot go on, Divergence where it runs away.
         """
 
     @classmethod

@@ -59,6 +59,11 @@ class CurvatureOperator(ABC):
         return
 
     @property
+    def num_draws(self) -> int:
+        """The examples, or the sequences where the unit is the token, that a mini-batch draws from."""
+        return self.num_examples
+
+    @property
     def preparation_seconds(self) -> float:
         """Time so far that products took to prepare later ones (recording, measuring memory)."""
         return 0.0

@@ -126,6 +126,10 @@ class NetworkOperator(CurvatureOperator):
         return self.curvature.is_psd
 
     @property
+    def num_draws(self) -> int:
+        return len(self.indices)
+
+    @property
     def preparation_seconds(self) -> float:
         return self.shared.recorder.seconds + self.shared.micro_batches.seconds
 

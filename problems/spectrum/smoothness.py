@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -36,6 +38,33 @@ def noise_constant(
         tolerance=tolerance,
         max_steps=max_steps,
     )
+
+
+def sampled_noise_constant(
+    operator: CurvatureOperator,
+    damping: float,
+    samples: int,
+    generator: torch.Generator,
+    *,
+    tolerance: float = 5e-2,
+    max_steps: int = 8,
+) -> TopOfPencil:
+    """R from `samples` draws of one example, or sequence, where H offers no curvature of single examples.
+
+    Neither a lower nor an upper bound: an example that was not drawn does not count, one that was counts for
+    more than its share.
+    """
+    check_damping(damping)
+    size = max(1, round(operator.num_examples / operator.num_draws))
+    drawn = [operator.minibatch(size, generator) for _ in range(samples)]
+    found = largest_of_pencil(
+        lambda v: torch.stack([one @ (one @ v) for one in drawn]).mean(dim=0),
+        lambda v: operator @ v + damping * v,
+        _start(operator, 1, generator),
+        tolerance=tolerance,
+        max_steps=max_steps,
+    )
+    return replace(found, value=replace(found.value, kind="estimate"))
 
 
 def second_moment_constant(

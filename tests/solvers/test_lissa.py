@@ -58,7 +58,7 @@ def test_full_batch_is_the_mean_itself() -> None:
     shrink = identity - 0.3 * (problem.operator.dense() + 0.2 * identity)
     initial = problem.columns() / 0.2
     expected = problem.reference + torch.linalg.matrix_power(shrink, 7) @ (initial - problem.reference)
-    torch.testing.assert_close(lissa(problem, step_size=0.3, num_steps=7).x, expected)
+    torch.testing.assert_close(lissa(problem, step_size=0.3, num_steps=7, batch_size="full").x, expected)
 
 
 @pytest.mark.parametrize(("factor", "status"), [(0.95, Status.FINISHED), (1.05, Status.DIVERGED)])
@@ -67,7 +67,7 @@ def test_full_batch_runs_turn_at_the_edge(seed: int, factor: float, status: Stat
     problem = dense_problem(random_psd_examples(40, 5, seed=seed, heavy_tailed=True), damping=0.05, seed=seed)
     assert problem.eigenvalues is not None
     edge = 2 / (float(problem.eigenvalues[-1]) + problem.damping)
-    solution = lissa(problem, step_size=factor * edge, num_steps=400)
+    solution = lissa(problem, step_size=factor * edge, num_steps=400, batch_size="full")
     assert solution.status is status, solution.reason
     if status is Status.FINISHED:
         assert solution.history[-1].error is not None
@@ -136,12 +136,15 @@ def test_seeds_differ() -> None:
     [
         (
             {"step_size": 0.1, "num_steps": 5, "batch_size": 0},
-            'batch_size is 0; it must be at least 1, or "full"',
+            'batch_size is 0; it must be at least 1, "full" for all examples, or "auto"',
         ),
         ({"step_size": 0.0, "num_steps": 5}, "step_size is 0"),
         ({"step_size": 0.1, "num_steps": 0}, "num_steps is 0"),
         ({"step_size": 0.1, "num_steps": 5, "start": "middle"}, "start is 'middle'"),
-        ({"step_size": 0.1}, "num_steps is missing"),
+        ({"step_size": "big"}, "step_size is 'big'; it must be a number or \"auto\""),
+        ({"num_steps": "full"}, "num_steps is 'full'"),
+        ({"rule": "blunt"}, "rule is 'blunt'"),
+        ({"target": 1.5}, "target is 1.5"),
     ],
 )
 def test_wrong_settings_are_refused(settings: dict, message: str) -> None:

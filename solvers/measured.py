@@ -1,0 +1,108 @@
+"""What LiSSA's settings follow from: the largest eigenvalue, and what limits the step on mini-batches."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from problems.operators.base import CurvatureOperator
+from problems.spectrum.lanczos import Extremes, extreme_eigenvalues
+from problems.spectrum.smoothness import noise_constant, sampled_noise_constant
+from problems.spectrum.trace import xtrace
+from solvers import theory
+from solvers.solver import Breakdown
+
+# Curvature is measured on all data or, where there are more, on this many draws: its largest eigenvalue and
+# its noise are means, which a sample shows well.
+SAMPLE = 2048
+# A Ritz residual of this share of λ_max, which is added to it, costs as much of the step size.
+TOLERANCE = 0.03
+MOST_PRODUCTS = 30
+NOISE_STEPS = 10
+TRACE_PRODUCTS = 30
+SAMPLED_EXAMPLES = 64
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What was measured of H for LiSSA, on `operator`: all data or a sample of them.
+
+    `noise_constant` is R of E h² ⪯ R (H + λ), h of one draw; a draw is `units_per_draw` units.
+    """
+
+    operator: CurvatureOperator
+    damping: float
+    largest: float
+    smallest: float
+    noise_constant: float
+    units_per_draw: float
+
+    def second_moment(self, batch_size: int) -> float:
+        """Upper bound of L_b for mini-batches of `batch_size` units."""
+        draws = batch_size / self.units_per_draw
+        return theory.second_moment_bound(self.largest, self.damping, self.noise_constant, draws)
+
+    @property
+    def sufficient_batch(self) -> float:
+        """b* in units: from there on a step of half of what all data allow is safe."""
+        return self.units_per_draw * theory.batch_for_full_step(
+            self.largest, self.damping, self.noise_constant
+        )
+
+
+@dataclass(frozen=True)
+class PapersMeasurements:
+    """λ_max and Tr(H), of which Klochkov & Liu (2024) make η = 1/(λ_max + λ), b = Tr(H)/(λ_max + λ)."""
+
+    largest: float
+    trace: float
+
+
+def measure_curvature(operator: CurvatureOperator, damping: float, generator: torch.Generator) -> Measured:
+    """Measure λ_max, and R of the noise. Breakdown where H + λI is found not to be positive definite."""
+    operator = sample_of(operator, generator)
+    extremes = _extremes(operator, damping, generator)
+    if operator.has_examples:
+        noise = noise_constant(
+            operator, damping, generator, width=1, tolerance=TOLERANCE, max_steps=NOISE_STEPS
+        )
+    else:
+        noise = sampled_noise_constant(operator, damping, SAMPLED_EXAMPLES, generator)
+    return Measured(
+        operator,
+        damping,
+        max(0.0, extremes.largest.value + extremes.largest_residual),
+        extremes.smallest.value,
+        noise.value.value,
+        operator.num_examples / operator.num_draws,
+    )
+
+
+def measure_for_papers_rule(
+    operator: CurvatureOperator, damping: float, generator: torch.Generator
+) -> PapersMeasurements:
+    """Measure λ_max and Tr(H). Breakdown where H + λI is found not to be positive definite."""
+    operator = sample_of(operator, generator)
+    extremes = _extremes(operator, damping, generator)
+    products = max(6, min(TRACE_PRODUCTS, 2 * operator.shape[0]))
+    return PapersMeasurements(extremes.largest.value, xtrace(operator, products, generator).value)
+
+
+def sample_of(operator: CurvatureOperator, generator: torch.Generator) -> CurvatureOperator:
+    """The operator itself, or the mean over SAMPLE draws without replacement where it has more."""
+    if operator.num_draws <= SAMPLE:
+        return operator
+    return operator.subset(torch.randperm(operator.num_draws, generator=generator)[:SAMPLE])
+
+
+def _extremes(operator: CurvatureOperator, damping: float, generator: torch.Generator) -> Extremes:
+    found = extreme_eigenvalues(operator, generator, tolerance=TOLERANCE, max_products=MOST_PRODUCTS)
+    smallest = found.smallest.value
+    if smallest + damping <= 0:
+        raise Breakdown(
+            f"H is indefinite: it has an eigenvalue of at most {smallest:.3g}, so that with λ = {damping:g} "
+            "H + λI is not positive definite and LiSSA diverges. Raise damping above "
+            f"{found.smallest_residual - smallest:.3g}, use the Gauss–Newton matrix, or scipy_minres"
+        )
+    return found

@@ -1,0 +1,312 @@
+"""LiSSA with settings it chose: it watches its error, ends early, backs off, or turns to all data."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from problems import Problem
+from problems.operators.base import CurvatureOperator
+from solvers.measured import Measured
+from solvers.pilot import pilot
+from solvers.prediction import RightHandSides, Schedule, Start, relative
+from solvers.solver import Divergence, Iterate
+from solvers.tuning import (
+    SAFETY,
+    Plan,
+    Wanted,
+    epochs_of,
+    make_plan,
+    noise_excess,
+    steps_to,
+)
+
+# When the error is looked at, in planned lengths of the window.
+CHECKS = (0.5, 0.7, 1.0, 1.4, 2.0, 2.8, 4.0)
+# Steps of the recursion with b = 0 that must shrink sharp directions before the run is begun.
+PROBE_STEPS = 32
+PROBE_COLUMNS = 2
+# How often the probe may halve the step.
+PROBES = 4
+# No solution is longer than ‖b‖/λ, and a path that starts there does not get this far unless it diverges.
+RUNAWAY = 3.0
+# Steps between two looks at the length: each waits for the device.
+WATCH = 16
+# What L_b is multiplied by when a run ran away.
+BACK_OFF = 4.0
+
+
+class _RanAway(Exception):
+    """The iterates left the ball in which every solution lies; the message says by how much."""
+
+
+@dataclass
+class _Log:
+    """What becomes of the run, for `Solution.diagnostics`."""
+
+    measured: Measured
+    wanted: Wanted
+    pilot_epochs: float = 0.0
+    back_offs: int = 0
+    probe_growth: float = math.nan
+    plan: Plan | None = None
+    why: str = ""
+
+    def __call__(self, **found: Any) -> dict[str, Any]:
+        assert self.plan is not None
+        schedule = self.plan.schedule
+        return {
+            "rule": "sharp",
+            "target": self.wanted.target,
+            "step_size": schedule.step_size,
+            "batch_size": "full" if schedule.batch_size is None else schedule.batch_size,
+            "num_steps": schedule.last,
+            "averaged_from": schedule.first,
+            "chains": schedule.chains,
+            "largest_eigenvalue": self.measured.largest,
+            "smallest_ritz_value": self.measured.smallest,
+            "noise_constant": self.measured.noise_constant,
+            "second_moment": self.plan.second_moment,
+            "sufficient_batch": self.measured.sufficient_batch,
+            "predicted_error": self.plan.error,
+            "predicted_bias": self.plan.bias,
+            "predicted_noise": self.plan.deviation,
+            "predicted_epochs": self.plan.epochs,
+            "full_data_epochs": self.plan.full_epochs,
+            "pilot_epochs": self.pilot_epochs,
+            "probe_growth": self.probe_growth,
+            "back_offs": self.back_offs,
+            "why": self.why,
+            **found,
+        }
+
+
+def iterates(
+    problem: Problem, measured: Measured, wanted: Wanted, start: Start, b: Tensor, generator: torch.Generator
+) -> Iterator[Iterate]:
+    """LiSSA to the error that is wanted; what is not set follows from `measured` and a pilot on b (p, k).
+
+    Raises Breakdown where no schedule gets there, Divergence where the run ran away twice.
+    """
+    log = _Log(measured, wanted)
+    before = problem.operator.work.total
+    sides = pilot(measured.operator, problem.damping, b, generator, start)
+    log.pilot_epochs = (problem.operator.work.total - before) / _product_cost(b)
+    u = b / problem.damping if start == "rhs" else torch.zeros_like(b)
+    caution = 1.0
+    while True:
+        caution, log.plan = _steady_plan(problem, measured, sides, wanted, caution, log, generator)
+        log.why = _why(log.plan)
+        try:
+            if log.plan.schedule.batch_size is None:
+                yield from _on_all_data(problem, u, b, sides, log.plan.schedule, wanted, log)
+            else:
+                yield from _on_batches(problem, u, b, sides, log.plan, wanted, log, generator)
+            return
+        except _RanAway as reason:
+            if log.back_offs:
+                raise Divergence(
+                    f"{reason}, again after its step was cut {BACK_OFF:g} times: L_b = "
+                    f"{log.plan.second_moment:.3g} is not the whole noise of mini-batches of "
+                    f"{log.plan.schedule.batch_size}"
+                ) from None
+            log.back_offs += 1
+            caution *= BACK_OFF
+
+
+def _steady_plan(
+    problem: Problem,
+    measured: Measured,
+    sides: RightHandSides,
+    wanted: Wanted,
+    caution: float,
+    log: _Log,
+    generator: torch.Generator,
+) -> tuple[float, Plan]:
+    """The cheapest plan whose step and batch shrink what they should, and the caution that took."""
+    for _ in range(PROBES):
+        plan = make_plan(measured, sides, wanted, problem.operator, caution)
+        if plan.schedule.batch_size is None:
+            return caution, plan
+        log.probe_growth = probe(problem.operator, problem.damping, plan.schedule, generator)
+        if log.probe_growth < 1:
+            return caution, plan
+        caution *= 2
+    raise Divergence(
+        f"sharp directions still grew {log.probe_growth:.3g} times in {PROBE_STEPS} steps after L_b was "
+        f"raised {caution / 2:g} times"
+    )
+
+
+def probe(
+    operator: CurvatureOperator, damping: float, schedule: Schedule, generator: torch.Generator
+) -> float:
+    """How many times longer PROBE_STEPS steps with b = 0 make a vector of sharp directions."""
+    assert schedule.batch_size is not None
+    z = torch.randn(operator.shape[0], PROBE_COLUMNS, generator=generator, dtype=torch.float64)
+    # One product turns it toward large eigenvalues.
+    z = operator.minibatch(schedule.batch_size, generator) @ z.to(operator.device, operator.dtype)
+    length = z.norm(dim=0)
+    for _ in range(PROBE_STEPS):
+        batch = operator.minibatch(schedule.batch_size, generator)
+        z = z - schedule.step_size * (batch @ z + damping * z)
+    growth = float((z.norm(dim=0) / length.where(length > 0, 1)).max())
+    return growth if math.isfinite(growth) else math.inf
+
+
+def _on_batches(
+    problem: Problem,
+    start: Tensor,
+    b: Tensor,
+    sides: RightHandSides,
+    plan: Plan,
+    wanted: Wanted,
+    log: _Log,
+    generator: torch.Generator,
+) -> Iterator[Iterate]:
+    """Independent chains, each with its tail average; the answer is their mean."""
+    schedule = plan.schedule
+    step, first = schedule.step_size, schedule.first
+    excess = noise_excess(step * plan.second_moment)
+    limit = RUNAWAY * b.norm(dim=0) / problem.damping
+    chains = [start] * schedule.chains
+    sums = [torch.zeros_like(b)] * schedule.chains
+    checks = _checks(schedule, wanted)
+    for t in range(1, checks[-1] + 1):
+        assert schedule.batch_size is not None
+        for chain, u in enumerate(chains):
+            batch = problem.operator.minibatch(schedule.batch_size, generator)
+            chains[chain] = u - step * (batch @ u + problem.damping * u - b)
+            if t > first:
+                sums[chain] = sums[chain] + chains[chain]
+        if t % WATCH == 0 or t in checks:
+            _watch(chains, limit, t)
+        tails = [total / (t - first) for total in sums] if t > first else chains
+        x = torch.stack(tails).mean(dim=0)
+        if t not in checks:
+            yield Iterate(x, diagnostics=log())
+            continue
+        now = replace(schedule, last=t)
+        found, spread = _estimate(problem, log.measured, sides, now, tails, x, b, excess)
+        error = float(found.max())
+        done = error <= wanted.target
+        yield Iterate(
+            x,
+            diagnostics=log(estimated_error=error, noise_over_predicted=spread),
+            reason=f"estimated error {error:.2g}, target {wanted.target:g}"
+            + ("" if done else " not reached"),
+        )
+        if done or wanted.num_steps is not None:
+            return
+        # All data may now be the cheaper way, noise being what it is.
+        further = steps_to(sides, wanted, schedule, first / schedule.last, excess * spread)
+        left = math.inf
+        if further:
+            left = epochs_of(problem.operator, further, log.measured.units_per_draw)
+            left -= epochs_of(problem.operator, now, log.measured.units_per_draw)
+        if wanted.batch_size is None and plan.full_epochs < left:
+            log.why += f"; after {t} steps went on with all data: noise was {spread:.2g} times as predicted"
+            full = make_plan(log.measured, sides, replace(wanted, batch_size="full"), problem.operator)
+            yield from _on_all_data(problem, x, b, sides, full.schedule, wanted, log, fresh=False)
+            return
+
+
+def _on_all_data(
+    problem: Problem,
+    u: Tensor,
+    b: Tensor,
+    sides: RightHandSides,
+    schedule: Schedule,
+    wanted: Wanted,
+    log: _Log,
+    fresh: bool = True,
+) -> Iterator[Iterate]:
+    """Richardson iteration from u. `fresh`: u is the start for which `sides` predict the bias.
+
+    The residual is known at each step. ‖r‖/λ bounds the error for H ⪰ 0; what is predicted, scaled by the
+    residual's ratio to what was predicted of it, is nearer where b is as the pilot has seen it.
+    """
+    norm = b.norm(dim=0)
+    limit = RUNAWAY * norm / problem.damping
+    last = schedule.last if wanted.num_steps is not None else round(CHECKS[-1] * schedule.last)
+    for t in range(1, last + 1):
+        residual = b - problem.operator @ u - problem.damping * u
+        error = relative(residual.norm(dim=0) / problem.damping, u.norm(dim=0)).double().cpu()
+        if fresh and t > 1:
+            before = Schedule(schedule.step_size, None, t - 2, t - 1)
+            ratio = relative(relative(residual.norm(dim=0), norm).double().cpu(), sides.residual(before))
+            error = torch.minimum(error, sides.bias(before) * ratio)
+        u = u + schedule.step_size * residual
+        if t % WATCH == 0:
+            _watch([u], limit, t)
+        worst = float(error.max())
+        done = wanted.num_steps is None and worst <= wanted.target
+        ended = done or t == last
+        reached = f"estimated error {worst:.2g}, target {wanted.target:g}" + ("" if done else " not reached")
+        yield Iterate(u, diagnostics=log(estimated_error=worst), reason=reached if ended else "")
+        if done:
+            return
+
+
+def _estimate(
+    problem: Problem,
+    measured: Measured,
+    sides: RightHandSides,
+    schedule: Schedule,
+    tails: list[Tensor],
+    x: Tensor,
+    b: Tensor,
+    excess: float,
+) -> tuple[Tensor, float]:
+    """The error (k,) of the mean of `tails`, and how many times as large as predicted its noise is.
+
+    What the chains' differences show of the noise counts as much as its prediction. The residual of the
+    average, on what the curvature was measured on, makes the predicted bias larger where it is itself larger
+    than predicted.
+    """
+    spread = torch.stack(tails).double().var(dim=0).sum(dim=0).cpu() / len(tails)
+    length = x.double().norm(dim=0).cpu()
+    predicted = excess * sides.deviation(schedule)
+    seen = relative(spread.sqrt(), length)
+    known = predicted > 0
+    ratio = float((seen[known] / predicted[known]).square().mean()) if known.any() else 1.0
+    noise = math.sqrt((1 + ratio) / 2)
+    residual = b - measured.operator @ x - problem.damping * x
+    seen_residual = relative(residual.double().norm(dim=0).cpu(), b.double().norm(dim=0).cpu())
+    expected = torch.hypot(sides.residual(schedule), noise * excess * sides.residual_deviation(schedule))
+    if measured.operator is not problem.operator:
+        # The sample's own noise.
+        own = sides.noise.integral(torch.ones_like) / measured.operator.num_examples
+        expected = torch.hypot(expected, relative(own.sqrt(), sides.norm))
+    surplus = relative(seen_residual, expected).clamp_min(1)
+    return torch.hypot(surplus * sides.bias(schedule), SAFETY * noise * predicted), noise
+
+
+def _watch(chains: list[Tensor], limit: Tensor, step: int) -> None:
+    for u in chains:
+        factor = float(relative(u.norm(dim=0), limit).max()) * RUNAWAY
+        if not factor <= RUNAWAY:
+            raise _RanAway(f"‖u‖ reached {factor:.3g} times ‖b‖/λ at step {step}")
+
+
+def _checks(schedule: Schedule, wanted: Wanted) -> list[int]:
+    if wanted.num_steps is not None:
+        return [schedule.last]
+    window = schedule.last - schedule.first
+    return sorted({schedule.first + max(1, round(share * window)) for share in CHECKS})
+
+
+def _why(plan: Plan) -> str:
+    if plan.schedule.batch_size is None:
+        return f"all data: predicted {plan.epochs:.3g} passes, fewer than mini-batches need"
+    share = f", all data {plan.full_epochs:.3g}" if math.isfinite(plan.full_epochs) else ""
+    return f"mini-batches: predicted {plan.epochs:.3g} passes over the data{share}"
+
+
+def _product_cost(b: Tensor) -> float:
+    return (1 + 4 * b.shape[1]) / 3

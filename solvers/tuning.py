@@ -1,0 +1,228 @@
+"""LiSSA's settings from what was measured: step size, batch size, number of steps, and whether to sample."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from problems.operators.base import CurvatureOperator
+from solvers import theory
+from solvers.measured import Measured
+from solvers.prediction import RightHandSides, Schedule
+from solvers.solver import Breakdown
+
+# Two chains show by their difference how far noise moves them; their mean has half its variance, so that
+# nothing is lost.
+CHAINS = 2
+# η L_b that are tried: theory's contraction is best at 1, noise is less below.
+FRACTIONS = (1.0, 0.7, 0.5, 0.25)
+# η (λ_max + λ) that are tried with all data, where the edge is 2.
+FULL_FRACTIONS = (1.0, 1.2, 1.4, 1.6, 1.8, 1.9)
+# Shares of the steps that pass before averaging begins.
+WAITS = (0.3, 0.5, 0.7)
+# Noise is a root mean square; with this factor the worst of several columns is within it, too.
+SAFETY = 1.25
+# Fewer, larger steps are worth this much more work.
+WORTH = 1.5
+# More steps than anyone waits for.
+MOST_STEPS = 200_000
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """The relative error aimed at, and what the user has set; None is to be chosen."""
+
+    target: float
+    step_size: float | None
+    batch_size: int | Literal["full"] | None
+    num_steps: int | None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A schedule with what it is predicted to end with (worst column) and to cost, in passes over all data.
+
+    `second_moment` is L_b of its batch, λ_max + λ for all data. `full_epochs` is what all data would cost,
+    ∞ where not even they would do.
+    """
+
+    schedule: Schedule
+    second_moment: float
+    bias: float
+    deviation: float
+    epochs: float
+    full_epochs: float
+
+    @property
+    def error(self) -> float:
+        """Predicted relative root mean square error."""
+        return math.hypot(self.bias, self.deviation)
+
+
+def make_plan(
+    measured: Measured, sides: RightHandSides, wanted: Wanted, data: CurvatureOperator, caution: float = 1.0
+) -> Plan:
+    """The cheapest schedule that is predicted to reach the target on the worst column.
+
+    `data` is what mini-batches are drawn from. `caution` multiplies L_b, after it has proved too small.
+    Raises Breakdown where a step size or a batch size that was set admits none, and where it would take more
+    steps than anyone waits for.
+    """
+    whole = measured.largest + measured.damping
+    full = _cheapest(_on_all_data(measured, sides, wanted, caution))
+    full_epochs = full.epochs if full else math.inf
+    sampled = (
+        []
+        if wanted.batch_size == "full"
+        else list(_on_batches(measured, sides, wanted, data, caution, full_epochs))
+    )
+    best = _cheapest(sampled)
+    if wanted.batch_size in (None, "full") and full and (best is None or full.epochs <= best.epochs):
+        return full
+    if best is None:
+        raise Breakdown(_too_long(measured, sides, wanted, caution, whole))
+    return best
+
+
+def steps_to(
+    sides: RightHandSides, wanted: Wanted, of: Schedule, wait: float, excess: float
+) -> Schedule | None:
+    """`of` with the fewest steps after which the target is met; None where MOST_STEPS do not do.
+
+    `wait` is the share of the steps before averaging begins, 1 for no averaging; `excess` multiplies what
+    noise is predicted to do.
+    """
+
+    def schedule(last: int) -> Schedule:
+        first = last - 1 if wait == 1 else min(last - 1, round(wait * last))
+        return Schedule(of.step_size, of.batch_size, first, last, of.chains)
+
+    def met(last: int) -> bool:
+        found = schedule(last)
+        return float(predicted_error(sides, found, excess).max()) <= wanted.target
+
+    if wanted.num_steps is not None:
+        return schedule(wanted.num_steps)
+    if not met(MOST_STEPS):
+        return None
+    low, high = 0, MOST_STEPS
+    while high - low > max(1, low // 50):
+        middle = max(low + 1, math.isqrt(low * high))
+        low, high = (low, middle) if met(middle) else (middle, high)
+    return schedule(high)
+
+
+def predicted_error(sides: RightHandSides, schedule: Schedule, excess: float) -> Tensor:
+    """Error (k,) with noise at SAFETY times its root mean square, and `excess` times what is predicted."""
+    return torch.hypot(sides.bias(schedule), SAFETY * excess * sides.deviation(schedule))
+
+
+def epochs_of(operator: CurvatureOperator, schedule: Schedule, units_per_draw: float) -> float:
+    """Passes over all data that the schedule takes: whole sequences also where few of their tokens count."""
+    if schedule.batch_size is None:
+        return float(schedule.last)
+    draws = math.ceil(schedule.batch_size / units_per_draw - 1e-9)
+    return schedule.chains * schedule.last * draws / operator.num_draws
+
+
+def _on_all_data(measured: Measured, sides: RightHandSides, wanted: Wanted, caution: float) -> Iterator[Plan]:
+    whole = (measured.largest + measured.damping) * caution
+    steps = (
+        [fraction / whole for fraction in FULL_FRACTIONS] if wanted.step_size is None else [wanted.step_size]
+    )
+    for step in steps:
+        if step * whole < 2:
+            found = steps_to(sides, wanted, Schedule(step, None, 0, 1), 1, 0.0)
+            if found:
+                bias = float(sides.bias(found).max())
+                yield Plan(found, whole, bias, 0.0, float(found.last), float(found.last))
+
+
+def _on_batches(
+    measured: Measured,
+    sides: RightHandSides,
+    wanted: Wanted,
+    data: CurvatureOperator,
+    caution: float,
+    full_epochs: float,
+) -> Iterator[Plan]:
+    for batch in _batches(measured, wanted, data):
+        second_moment = caution * measured.second_moment(batch)
+        steps = (
+            [fraction / second_moment for fraction in FRACTIONS]
+            if wanted.step_size is None
+            else [wanted.step_size]
+        )
+        for step in steps:
+            if step * second_moment >= 2:
+                continue
+            excess = noise_excess(step * second_moment)
+            for wait in WAITS:
+                found = steps_to(sides, wanted, Schedule(step, batch, 0, 1, CHAINS), wait, excess)
+                if found:
+                    yield Plan(
+                        found,
+                        second_moment,
+                        float(sides.bias(found).max()),
+                        excess * float(sides.deviation(found).max()),
+                        epochs_of(data, found, measured.units_per_draw),
+                        full_epochs,
+                    )
+
+
+def noise_excess(fraction: float) -> float:
+    """What the noise of u − u* adds to that of u*, at `fraction` = ηL_b: √(2/(2 − ηL_b)), theory's bound."""
+    return math.sqrt(2 / (2 - fraction))
+
+
+def _batches(measured: Measured, wanted: Wanted, data: CurvatureOperator) -> list[int]:
+    """Batch sizes to try: 1, 2, 4, … draws, up to a quarter of the data or what was set."""
+    if isinstance(wanted.batch_size, int):
+        return [wanted.batch_size]
+    most = max(1, data.num_draws // 4)
+    # Of one token of a sequence all the sequence is computed.
+    return [max(1, round(2**power * measured.units_per_draw)) for power in range(int(math.log2(most)) + 1)]
+
+
+def _cheapest(plans: Iterator[Plan] | list[Plan]) -> Plan | None:
+    """The plan of fewest steps among those that cost little more than the cheapest.
+
+    Where the number of steps is set they all take as many: then the one that ends nearest.
+    """
+    known = list(plans)
+    if not known:
+        return None
+    if len({plan.schedule.last for plan in known}) == 1:
+        return min(known, key=lambda plan: (plan.error, plan.epochs))
+    least = min(plan.epochs for plan in known)
+    return min(
+        (plan for plan in known if plan.epochs <= WORTH * least),
+        key=lambda plan: (plan.schedule.last, plan.epochs),
+    )
+
+
+def _too_long(measured: Measured, sides: RightHandSides, wanted: Wanted, caution: float, whole: float) -> str:
+    if wanted.step_size is not None and wanted.step_size * whole * caution >= 2:
+        return (
+            f"step_size is {wanted.step_size:g}; even on all data it must be below 2/(λ_max + λ) = "
+            f"{2 / whole:.3g}: lower it, or leave it to be chosen"
+        )
+    if wanted.step_size is not None and wanted.batch_size != "full":
+        least = caution * measured.noise_constant * measured.units_per_draw / (2 / wanted.step_size - whole)
+        return (
+            f"step_size is {wanted.step_size:g}; with it no batch reaches {wanted.target:g} within "
+            f"{MOST_STEPS:,} steps (batches from {max(1.0, least):.3g} are stable): leave step_size or "
+            "batch_size to be chosen"
+        )
+    steps = math.log(1 / wanted.target) * whole / measured.damping
+    condition = whole / measured.damping
+    return (
+        f"LiSSA needs some {steps:.1e} steps to reach {wanted.target:g} at λ = {measured.damping:g}, "
+        f"{condition:.1e} times below λ_max + λ; more than {MOST_STEPS:,} are not tried. CG needs at most "
+        f"{theory.cg_steps(condition, wanted.target):,} products: use cg, precondition, or raise damping"
+    )
