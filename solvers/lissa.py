@@ -18,9 +18,6 @@ from solvers.tuning import Wanted
 
 Auto = Literal["auto"]
 
-# ηλT of the settings that Klochkov & Liu (2024) publish lies between 2 and 2.5.
-PAPERS_TIME = 2.25
-
 
 @dataclass(frozen=True)
 class LiSSA(Solver):
@@ -72,8 +69,16 @@ class LiSSA(Solver):
         if not 0 < self.target < 1:
             raise ValueError(f"target is {self.target}; a relative error between 0 and 1 is needed")
 
+    @property
+    def columns_are_independent(self) -> bool:
+        return not (self._is_tuned and self.rule == "sharp")
+
+    @property
+    def _is_tuned(self) -> bool:
+        return "auto" in (self.step_size, self.num_steps, self.batch_size)
+
     def prepare(self, problem: Problem, generator: torch.Generator) -> State:
-        if "auto" not in (self.step_size, self.num_steps, self.batch_size):
+        if not self._is_tuned:
             return None
         measure = measure_curvature if self.rule == "sharp" else measure_for_papers_rule
         return measure(problem.operator, problem.damping, generator)
@@ -114,7 +119,7 @@ class LiSSA(Solver):
             self,
             step_size=step,
             batch_size=batch if self.batch_size == "auto" else self.batch_size,
-            num_steps=math.ceil(PAPERS_TIME / (step * problem.damping))
+            num_steps=math.ceil(theory.PAPERS_TIME / (step * problem.damping))
             if self.num_steps == "auto"
             else self.num_steps,
         )

@@ -89,11 +89,13 @@ def measure_for_papers_rule(
     return PapersMeasurements(extremes.largest.value, xtrace(operator, products, generator).value)
 
 
-def sample_of(operator: CurvatureOperator, generator: torch.Generator) -> CurvatureOperator:
-    """The operator itself, or the mean over SAMPLE draws without replacement where it has more."""
-    if operator.num_draws <= SAMPLE:
+def sample_of(
+    operator: CurvatureOperator, generator: torch.Generator, size: int = SAMPLE
+) -> CurvatureOperator:
+    """The operator itself, or the mean over `size` draws without replacement where it has more than twice."""
+    if operator.num_draws <= 2 * size:
         return operator
-    return operator.subset(torch.randperm(operator.num_draws, generator=generator)[:SAMPLE])
+    return operator.subset(torch.randperm(operator.num_draws, generator=generator)[:size])
 
 
 def _extremes(operator: CurvatureOperator, damping: float, generator: torch.Generator) -> Extremes:

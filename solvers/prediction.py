@@ -13,6 +13,9 @@ from problems.spectrum.spectral_measure import SpectralMeasure
 
 Start = Literal["rhs", "zero"]
 
+# Relative error of taking a decay for none.
+UNDAMPED = 1e-4
+
 
 @dataclass(frozen=True)
 class Schedule:
@@ -48,6 +51,9 @@ def mean_variance(schedule: Schedule, values: Tensor) -> Tensor:
     earlier = geometric**2 * q**2 * (1 - q ** (2 * before)) / (1 - q**2)
     squares = q**2 * (1 - q ** (2 * length)) / (1 - q**2)
     within = (length - 2 * q * geometric + squares) / gap**2
+    # Where hardly anything decays in the window its terms cancel, and Σ j² stands for it.
+    undamped = length * (length + 1) * (2 * length + 1) / 6
+    within = torch.where(gap * length < UNDAMPED, undamped, within)
     return (schedule.step_size / length) ** 2 * (earlier + within)
 
 

@@ -96,6 +96,11 @@ class Solver(ABC):
         return getattr(self, "tolerance", None)
 
     @property
+    def columns_are_independent(self) -> bool:
+        """Whether a column alone gets the answer it gets in a block: not where all share chosen settings."""
+        return True
+
+    @property
     def name(self) -> str:
         """The name by which `solvers.load` knows this solver."""
         return plugin_name(type(self))

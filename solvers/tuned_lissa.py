@@ -12,11 +12,13 @@ from torch import Tensor
 
 from problems import Problem
 from problems.operators.base import CurvatureOperator
-from solvers.measured import Measured
+from solvers.measured import SAMPLE, Measured, sample_of
 from solvers.pilot import pilot
 from solvers.prediction import RightHandSides, Schedule, Start, relative
 from solvers.solver import Divergence, Iterate
+from solvers.theory import PAPERS_TIME
 from solvers.tuning import (
+    CHAINS,
     SAFETY,
     Plan,
     Wanted,
@@ -26,6 +28,9 @@ from solvers.tuning import (
     steps_to,
 )
 
+# Products that the pilot makes, and draws below which it would show nothing.
+PILOT_PRODUCTS = 20
+LEAST_SAMPLE = 64
 # When the error is looked at, in planned lengths of the window.
 CHECKS = (0.5, 0.7, 1.0, 1.4, 2.0, 2.8, 4.0)
 # Steps of the recursion with b = 0 that must shrink sharp directions before the run is begun.
@@ -35,7 +40,7 @@ PROBE_COLUMNS = 2
 PROBES = 4
 # No solution is longer than ‖b‖/λ, and a path that starts there does not get this far unless it diverges.
 RUNAWAY = 3.0
-# Steps between two looks at the length: each waits for the device.
+# Of t steps, one in this many looks at the length: each look waits for the device.
 WATCH = 16
 # What L_b is multiplied by when a run ran away.
 BACK_OFF = 4.0
@@ -51,6 +56,8 @@ class _Log:
 
     measured: Measured
     wanted: Wanted
+    # What pilot and residuals are of: all data, or a sample.
+    sample: CurvatureOperator
     pilot_epochs: float = 0.0
     back_offs: int = 0
     probe_growth: float = math.nan
@@ -93,9 +100,10 @@ def iterates(
 
     Raises Breakdown where no schedule gets there, Divergence where the run ran away twice.
     """
-    log = _Log(measured, wanted)
     before = problem.operator.work.total
-    sides = pilot(measured.operator, problem.damping, b, generator, start)
+    sample = sample_of(problem.operator, generator, _pilot_size(measured))
+    log = _Log(measured, wanted, sample)
+    sides = pilot(sample, problem.damping, b, generator, start)
     log.pilot_epochs = (problem.operator.work.total - before) / _product_cost(b)
     u = b / problem.damping if start == "rhs" else torch.zeros_like(b)
     caution = 1.0
@@ -104,7 +112,8 @@ def iterates(
         log.why = _why(log.plan)
         try:
             if log.plan.schedule.batch_size is None:
-                yield from _on_all_data(problem, u, b, sides, log.plan.schedule, wanted, log)
+                whole = sample is problem.operator
+                yield from _on_all_data(problem, u, b, sides, log.plan.schedule, wanted, log, fresh=whole)
             else:
                 yield from _on_batches(problem, u, b, sides, log.plan, wanted, log, generator)
             return
@@ -184,7 +193,7 @@ def _on_batches(
             chains[chain] = u - step * (batch @ u + problem.damping * u - b)
             if t > first:
                 sums[chain] = sums[chain] + chains[chain]
-        if t % WATCH == 0 or t in checks:
+        if _is_watched(t) or t in checks:
             _watch(chains, limit, t)
         tails = [total / (t - first) for total in sums] if t > first else chains
         x = torch.stack(tails).mean(dim=0)
@@ -192,7 +201,7 @@ def _on_batches(
             yield Iterate(x, diagnostics=log())
             continue
         now = replace(schedule, last=t)
-        found, spread = _estimate(problem, log.measured, sides, now, tails, x, b, excess)
+        found, spread = _estimate(problem, log.sample, sides, now, tails, x, b, excess)
         error = float(found.max())
         done = error <= wanted.target
         yield Iterate(
@@ -224,9 +233,9 @@ def _on_all_data(
     schedule: Schedule,
     wanted: Wanted,
     log: _Log,
-    fresh: bool = True,
+    fresh: bool,
 ) -> Iterator[Iterate]:
-    """Richardson iteration from u. `fresh`: u is the start for which `sides` predict the bias.
+    """Richardson iteration from u. `fresh`: u is the start whose bias `sides` predict, of all data.
 
     The residual is known at each step. ‖r‖/λ bounds the error for H ⪰ 0; what is predicted, scaled by the
     residual's ratio to what was predicted of it, is nearer where b is as the pilot has seen it.
@@ -242,7 +251,7 @@ def _on_all_data(
             ratio = relative(relative(residual.norm(dim=0), norm).double().cpu(), sides.residual(before))
             error = torch.minimum(error, sides.bias(before) * ratio)
         u = u + schedule.step_size * residual
-        if t % WATCH == 0:
+        if _is_watched(t):
             _watch([u], limit, t)
         worst = float(error.max())
         done = wanted.num_steps is None and worst <= wanted.target
@@ -255,7 +264,7 @@ def _on_all_data(
 
 def _estimate(
     problem: Problem,
-    measured: Measured,
+    sample: CurvatureOperator,
     sides: RightHandSides,
     schedule: Schedule,
     tails: list[Tensor],
@@ -266,7 +275,7 @@ def _estimate(
     """The error (k,) of the mean of `tails`, and how many times as large as predicted its noise is.
 
     What the chains' differences show of the noise counts as much as its prediction. The residual of the
-    average, on what the curvature was measured on, makes the predicted bias larger where it is itself larger
+    average, on the pilot's sample, makes the predicted bias larger where it is itself larger
     than predicted.
     """
     spread = torch.stack(tails).double().var(dim=0).sum(dim=0).cpu() / len(tails)
@@ -276,15 +285,19 @@ def _estimate(
     known = predicted > 0
     ratio = float((seen[known] / predicted[known]).square().mean()) if known.any() else 1.0
     noise = math.sqrt((1 + ratio) / 2)
-    residual = b - measured.operator @ x - problem.damping * x
+    residual = b - sample @ x - problem.damping * x
     seen_residual = relative(residual.double().norm(dim=0).cpu(), b.double().norm(dim=0).cpu())
     expected = torch.hypot(sides.residual(schedule), noise * excess * sides.residual_deviation(schedule))
-    if measured.operator is not problem.operator:
+    if sample is not problem.operator:
         # The sample's own noise.
-        own = sides.noise.integral(torch.ones_like) / measured.operator.num_examples
+        own = sides.noise.integral(torch.ones_like) / sample.num_examples
         expected = torch.hypot(expected, relative(own.sqrt(), sides.norm))
     surplus = relative(seen_residual, expected).clamp_min(1)
     return torch.hypot(surplus * sides.bias(schedule), SAFETY * noise * predicted), noise
+
+
+def _is_watched(step: int) -> bool:
+    return step % max(1, step // WATCH) == 0
 
 
 def _watch(chains: list[Tensor], limit: Tensor, step: int) -> None:
@@ -306,6 +319,17 @@ def _why(plan: Plan) -> str:
         return f"all data: predicted {plan.epochs:.3g} passes, fewer than mini-batches need"
     share = f", all data {plan.full_epochs:.3g}" if math.isfinite(plan.full_epochs) else ""
     return f"mini-batches: predicted {plan.epochs:.3g} passes over the data{share}"
+
+
+def _pilot_size(measured: Measured) -> int:
+    """Draws that pilot and residuals use, so that the pilot costs no more than the run.
+
+    The run is taken to be that of the paper's ηλT = 2.25 at b*; most take longer.
+    """
+    batch = max(1, round(measured.sufficient_batch))
+    steps = PAPERS_TIME * measured.second_moment(batch) / measured.damping
+    draws = CHAINS * steps * batch / measured.units_per_draw
+    return round(min(SAMPLE, max(LEAST_SAMPLE, draws / PILOT_PRODUCTS)))
 
 
 def _product_cost(b: Tensor) -> float:

@@ -208,7 +208,7 @@ def test_the_papers_setting_has_the_bias_that_it_has() -> None:
 
 
 def test_the_unstable_is_called_so() -> None:
-    theory = MeanSquare(step_size=2.1, damping=0.1, second_moment=1.0, noise=1.0)
+    theory = MeanSquare(step_size=2.1, smallest=0.1, second_moment=1.0, noise=1.0)
     assert not theory.stable
     assert theory.floor == theory.energy_floor == theory.error(1.0, 5) == math.inf
     assert theory.contraction < 0

@@ -1,0 +1,96 @@
+"""Predictions against recursions carried out in full."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from problems.spectrum.spectral_measure import SpectralMeasure
+from solvers.prediction import RightHandSides, Schedule, Start, mean_decay, mean_variance
+from tests.conftest import dense_problem, random_psd_examples
+
+windows = st.tuples(st.integers(0, 30), st.integers(1, 30)).map(lambda pair: (pair[0], sum(pair)))
+
+
+@settings(deadline=None)
+@given(window=windows, product=st.floats(1e-3, 1.9))
+def test_mean_decay_is_the_mean_of_the_powers(window: tuple[int, int], product: float) -> None:
+    first, last = window
+    powers = [(1 - product) ** t for t in range(first + 1, last + 1)]
+    found = mean_decay(Schedule(product, 1, first, last), torch.ones(1, dtype=torch.float64))
+    assert float(found) == pytest.approx(sum(powers) / len(powers), rel=1e-9, abs=1e-12)
+
+
+@settings(deadline=None)
+@given(window=windows, step=st.floats(0.01, 1.0), value=st.floats(0.01, 1.9))
+def test_mean_variance_is_that_of_the_recursion(window: tuple[int, int], step: float, value: float) -> None:
+    """e_t = q e_{t−1} + η ξ_t: the window's mean is linear in the ξ, so its variance a sum of squares."""
+    first, last = window
+    q = 1 - step * value
+    weights = [
+        sum(q ** (t - s) for t in range(max(s, first + 1), last + 1)) * step / (last - first)
+        for s in range(1, last + 1)
+    ]
+    found = mean_variance(Schedule(step, 1, first, last), torch.tensor([value], dtype=torch.float64))
+    assert float(found) == pytest.approx(sum(weight**2 for weight in weights), rel=1e-4)
+
+
+@pytest.mark.parametrize("start", ["rhs", "zero"])
+@pytest.mark.parametrize("window", [(39, 40), (12, 40), (0, 25)])
+def test_bias_is_that_of_the_mean_recursion(start: Start, window: tuple[int, int]) -> None:
+    problem = dense_problem(random_psd_examples(30, 8, seed=1), damping=0.05, columns=3)
+    b, reference = problem.columns(), problem.reference
+    assert reference is not None
+    first, last = window
+    u = b / problem.damping if start == "rhs" else torch.zeros_like(b)
+    kept = []
+    for t in range(1, last + 1):
+        u = u - 0.2 * (problem.operator @ u + problem.damping * u - b)
+        if t > first:
+            kept.append(u)
+    mean = torch.stack(kept).mean(dim=0)
+    measure = SpectralMeasure.of(*problem.ground_truth.eigen, b)
+    sides = RightHandSides(measure, measure, problem.damping, start)
+    schedule = Schedule(0.2, 4, first, last)
+    expected = (mean - reference).norm(dim=0) / reference.norm(dim=0)
+    torch.testing.assert_close(sides.bias(schedule), expected, rtol=1e-7, atol=1e-12)
+    residual = (b - problem.operator @ mean - problem.damping * mean).norm(dim=0) / b.norm(dim=0)
+    torch.testing.assert_close(sides.residual(schedule), residual, rtol=1e-7, atol=1e-12)
+    torch.testing.assert_close(sides.solution_norm, reference.norm(dim=0), rtol=1e-10, atol=0)
+
+
+def test_deviation_is_that_of_noise_with_the_covariance_at_the_solution() -> None:
+    """The covariance of the chains' mean, carried along as a matrix, with each step's noise that at u*."""
+    per_example = random_psd_examples(30, 5, seed=2)
+    problem = dense_problem(per_example, damping=0.1, columns=1)
+    reference = problem.reference
+    assert reference is not None
+    identity = torch.eye(5, dtype=torch.float64)
+    shifted = problem.operator.dense() + 0.1 * identity
+    products = (per_example - per_example.mean(dim=0)) @ reference[:, 0]
+    covariance = products.T @ products / len(per_example)
+    step, batch, chains, first, last = 0.3, 4, 2, 20, 60
+    shrink = identity - step * shifted
+    # The window's mean is Σ_s W_s ξ_s; its covariance Σ_s W_s C W_sᵀ.
+    total = torch.zeros_like(shifted)
+    for s in range(1, last + 1):
+        powers = [torch.linalg.matrix_power(shrink, t - s) for t in range(max(s, first + 1), last + 1)]
+        weight = step * torch.stack(powers).sum(dim=0) / (last - first)
+        total += weight @ covariance @ weight.T / (batch * chains)
+    eigenvalues, basis = problem.ground_truth.eigen
+    noise = SpectralMeasure(eigenvalues[None], (basis.T @ covariance @ basis).diagonal()[None])
+    measure = SpectralMeasure.of(eigenvalues, basis, problem.columns())
+    sides = RightHandSides(measure, noise, 0.1)
+    schedule = Schedule(step, batch, first, last, chains)
+    expected = total.trace().sqrt() / reference.norm()
+    assert float(sides.deviation(schedule)) == pytest.approx(float(expected), rel=1e-9)
+    seen = (shifted @ total @ shifted).trace().sqrt() / problem.columns().norm()
+    assert float(sides.residual_deviation(schedule)) == pytest.approx(float(seen), rel=1e-9)
+
+
+def test_a_right_hand_side_of_zero_has_no_error() -> None:
+    nothing = SpectralMeasure(torch.zeros(1, 3).double(), torch.zeros(1, 3).double())
+    sides = RightHandSides(nothing, nothing, 0.1)
+    assert sides.error(Schedule(0.1, 2, 5, 10)).tolist() == [0.0]

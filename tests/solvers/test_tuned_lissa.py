@@ -1,0 +1,267 @@
+"""LiSSA with settings it chose: what it plans, what it reaches, and what it does when it was wrong."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import re
+from dataclasses import replace
+
+import pytest
+import torch
+
+import problems
+import solvers
+from problems import DenseOperator, Problem
+from problems.operators.base import CurvatureOperator
+from solvers import Breakdown, Solution, Status, solve, tuned_lissa
+from solvers.lissa import LiSSA
+from solvers.measured import Measured, measure_curvature
+from solvers.pilot import pilot
+from solvers.prediction import Schedule
+from solvers.tuning import Plan, Wanted, make_plan
+from tests.conftest import dense_problem, random_psd_examples
+
+
+def tuned(problem: Problem, seed: int = 0, **settings: object) -> Solution:
+    return solve(problem, LiSSA(**settings), seed=seed)  # type: ignore[arg-type]
+
+
+RANDOM = [
+    (seed, heavy_tailed, damping)
+    for seed, (heavy_tailed, damping) in enumerate(itertools.product([False, True], [1.0, 0.1, 0.01] * 3))
+]
+
+
+@pytest.mark.parametrize(("seed", "heavy_tailed", "damping"), RANDOM)
+def test_ends_within_its_target(seed: int, heavy_tailed: bool, damping: float) -> None:
+    """A root mean square error may be exceeded by a run, but not by much; nothing ever diverges."""
+    problem = dense_problem(
+        random_psd_examples(120, 20, seed=seed, heavy_tailed=heavy_tailed),
+        damping=damping,
+        seed=seed,
+        columns=3,
+    )
+    solution = tuned(problem, seed)
+    assert solution.status is Status.FINISHED, solution.reason
+    assert solution.error is not None
+    assert float(solution.error.max()) <= 1.5 * 0.05
+    assert "estimated error" in solution.reason
+    assert solution.diagnostics["estimated_error"] <= 0.05
+
+
+@pytest.mark.parametrize("target", [0.3, 0.02])
+def test_the_target_is_what_it_aims_at(target: float) -> None:
+    problem = dense_problem(random_psd_examples(200, 10, seed=4), damping=0.5, columns=2)
+    solution = tuned(problem, target=target)
+    assert solution.error is not None
+    assert float(solution.error.max()) <= 1.5 * target
+
+
+def test_predictions_lie_within_a_factor_of_three_in_median() -> None:
+    """Of cost, and of error where it samples; with all data one step more than predicted is taken at most."""
+    errors, costs = [], []
+    for seed, damping in itertools.product(range(4), [1.0, 0.3, 0.1]):
+        per_example = random_psd_examples(2500, 6, seed=seed)
+        problem = dense_problem(per_example, damping=damping, seed=seed, columns=2)
+        solution = tuned(problem, seed)
+        found = solution.diagnostics
+        assert solution.error is not None
+        if found["batch_size"] == "full":
+            assert solution.steps <= found["num_steps"] + 1
+            continue
+        errors.append(float(solution.error.square().mean().sqrt()) / found["predicted_error"])
+        epochs = solution.work / ((1 + 4 * 2) / 3) - found["pilot_epochs"]
+        costs.append(epochs / found["predicted_epochs"])
+    assert len(errors) > 3
+    for ratios in (errors, costs):
+        assert 1 / 3 <= float(torch.tensor(ratios).median()) <= 3, (errors, costs)
+
+
+def test_the_plan_is_the_cheapest_that_is_predicted_to_reach_the_target() -> None:
+    """No schedule of a grid of its own reaches the target for less than half of what the plan costs."""
+    problem = problems.load("quadratic", dimension=16, num_examples=2000, damping=0.3)
+    generator = torch.Generator().manual_seed(0)
+    measured = measure_curvature(problem.operator, problem.damping, generator)
+    sides = pilot(problem.operator, problem.damping, problem.columns(), generator, "rhs")
+    plan = make_plan(measured, sides, Wanted(0.05, None, None, None), problem.operator)
+    assert plan.error <= 0.05
+    assert plan.schedule.batch_size is not None
+    cheapest = math.inf
+    for batch, power, last in itertools.product(
+        [1, 2, 4, 8, 16, 32, 64], range(6), [round(4 * 1.3**j) for j in range(30)]
+    ):
+        step = 2.0**-power / measured.second_moment(batch)
+        schedule = Schedule(step, batch, last // 2, last, 2)
+        if float(sides.error(schedule).max()) <= 0.05:
+            cheapest = min(cheapest, 2 * batch * last / 2000)
+    assert plan.epochs <= 2.5 * cheapest
+
+
+def test_all_data_are_used_where_sampling_costs_more() -> None:
+    problem = dense_problem(random_psd_examples(10, 6, seed=0), damping=0.3)
+    solution = tuned(problem)
+    assert solution.diagnostics["batch_size"] == "full"
+    assert "all data" in solution.diagnostics["why"]
+    assert solution.diagnostics["predicted_epochs"] <= solution.diagnostics["full_data_epochs"]
+
+
+def test_what_is_set_is_kept() -> None:
+    problem = dense_problem(random_psd_examples(200, 10, seed=4), damping=0.5, columns=2)
+    by_batch = tuned(problem, batch_size=7).diagnostics
+    assert by_batch["batch_size"] == 7
+    by_step = tuned(problem, step_size=0.02).diagnostics
+    assert by_step["step_size"] == 0.02
+    solution = tuned(problem, num_steps=40)
+    assert (solution.diagnostics["num_steps"], solution.steps) == (40, 40)
+    full = tuned(problem, batch_size="full")
+    assert full.diagnostics["batch_size"] == "full"
+    assert full.error is not None
+    assert float(full.error.max()) <= 0.05
+
+
+def test_the_papers_rule_is_the_papers() -> None:
+    problem = problems.load("quadratic", dimension=16, num_examples=100, damping=0.1)
+    solution = tuned(problem, rule="paper")
+    found = solution.diagnostics
+    assert problem.eigenvalues is not None
+    whole = float(problem.eigenvalues[-1]) + 0.1
+    assert found["step_size"] == pytest.approx(1 / whole, rel=0.05)
+    trace = float(problem.eigenvalues.sum())
+    assert found["batch_size"] == pytest.approx(trace / whole, abs=1.1)
+    assert found["num_steps"] * found["step_size"] * 0.1 == pytest.approx(2.25, rel=0.05)
+    assert solution.steps == found["num_steps"]
+
+
+def test_estimates_are_honest() -> None:
+    """Over seeds the estimated error covers the measured one: it is made for the worst column."""
+    problem = dense_problem(random_psd_examples(300, 10, seed=1), damping=0.3, columns=2)
+    covered = 0
+    for seed in range(20):
+        solution = tuned(problem, seed)
+        assert solution.error is not None
+        covered += float(solution.error.max()) <= solution.diagnostics["estimated_error"]
+    assert covered >= 14
+
+
+class Treacherous(DenseOperator):
+    """Mini-batches of far more curvature than the examples have on their own."""
+
+    factor = 400.0
+
+    def minibatch(self, size: int, generator: torch.Generator) -> CurvatureOperator:
+        if float(torch.rand((), generator=generator)) < 0.3:
+            return DenseOperator(self.factor * self.per_example[:1])
+        return super().minibatch(size, generator)
+
+
+def test_what_keeps_growing_is_reported_as_diverged() -> None:
+    per_example = random_psd_examples(200, 6, seed=0)
+    operator = Treacherous(per_example)
+    b = torch.randn(6, 1, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    solution = tuned(Problem("treacherous", operator, 0.3, b), batch_size=4)
+    assert solution.status is Status.DIVERGED
+    assert "still grew" in solution.reason
+
+
+class Late(DenseOperator):
+    """Mini-batches that turn treacherous after the probe has passed."""
+
+    harmless = 40
+
+    def minibatch(self, size: int, generator: torch.Generator) -> CurvatureOperator:
+        self.drawn = getattr(self, "drawn", 0) + 1
+        batch = super().minibatch(size, generator)
+        assert isinstance(batch, DenseOperator)
+        return batch if self.drawn < self.harmless else DenseOperator(400 * batch.per_example)
+
+
+def test_a_run_that_runs_away_backs_off_once_and_then_says_so() -> None:
+    operator = Late(random_psd_examples(200, 6, seed=0))
+    b = torch.randn(6, 1, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    solution = tuned(Problem("late", operator, 0.3, b), batch_size=4)
+    assert solution.status is Status.DIVERGED
+    assert "again after its step was cut" in solution.reason or "still grew" in solution.reason
+
+
+def test_a_step_that_was_too_large_once_is_cut() -> None:
+    """R measured far too small: the probe notices, and the run ends within its target all the same."""
+    problem = dense_problem(random_psd_examples(300, 8, seed=2, heavy_tailed=True), damping=0.2, columns=2)
+    generator = torch.Generator().manual_seed(0)
+    honest = measure_curvature(problem.operator, problem.damping, generator)
+    fooled = replace(honest, noise_constant=honest.noise_constant / 30)
+    wanted = Wanted(0.05, None, 4, None)
+    *_, last = tuned_lissa.iterates(problem, fooled, wanted, "rhs", problem.columns(), generator)
+    error = problem.error(last.x)
+    assert error is not None
+    assert float(error.max()) <= 0.1
+    assert last.diagnostics["second_moment"] > fooled.second_moment(4)
+
+
+def indefinite(damping: float) -> Problem:
+    generator = torch.Generator().manual_seed(0)
+    basis = torch.linalg.qr(torch.randn(6, 6, generator=generator, dtype=torch.float64)).Q
+    values = torch.tensor([-0.7, 0.1, 0.5, 1.0, 2.0, 4.0], dtype=torch.float64)
+    matrix = (basis * values) @ basis.T
+    b = torch.randn(6, 2, generator=generator, dtype=torch.float64)
+    return Problem("indefinite", DenseOperator.from_matrix((matrix + matrix.T) / 2), damping, b)
+
+
+@pytest.mark.parametrize("rule", ["sharp", "paper"])
+def test_an_indefinite_matrix_is_refused_with_the_damping_it_needs(rule: str) -> None:
+    solution = tuned(indefinite(0.1), rule=rule)
+    assert solution.status is Status.BREAKDOWN
+    found = re.search(r"eigenvalue of at most (-[\d.]+), .* Raise damping above ([\d.]+),", solution.reason)
+    assert found
+    # The eigenvalue is -0.7; a Ritz value lies above it, within its residual.
+    assert -0.7 <= float(found[1]) < -0.6
+    assert float(found[2]) >= 0.7
+
+
+def test_an_indefinite_matrix_with_damping_enough_is_solved() -> None:
+    solution = tuned(indefinite(1.5))
+    assert solution.status is Status.FINISHED, solution.reason
+    assert solution.error is not None
+    assert float(solution.error.max()) <= 0.06
+
+
+def test_astronomic_numbers_of_steps_are_refused_with_what_to_do() -> None:
+    problem = problems.load("quadratic", dimension=40, num_examples=60, exponent=6.0, damping=1e-8)
+    solution = tuned(problem)
+    assert solution.status is Status.BREAKDOWN
+    assert "use cg" in solution.reason
+    assert "steps to reach 0.05" in solution.reason
+
+
+def test_a_step_that_cannot_be_stable_is_refused() -> None:
+    problem = dense_problem(random_psd_examples(50, 6, seed=0), damping=0.3)
+    solution = tuned(problem, step_size=1e3)
+    assert solution.status is Status.BREAKDOWN
+    assert "below 2/(λ_max + λ)" in solution.reason
+
+
+def test_plans_and_their_costs() -> None:
+    plan = Plan(Schedule(0.1, 8, 10, 20, 2), 1.0, 0.03, 0.04, 5.0, 9.0)
+    assert plan.error == pytest.approx(0.05)
+
+
+def test_l_b_is_in_units_of_whole_draws() -> None:
+    """Sequences of 16 tokens: 32 tokens are two draws."""
+    operator = DenseOperator(random_psd_examples(10, 4, seed=0))
+    examples = Measured(operator, 0.1, 2.0, 0.0, 5.0, 1.0)
+    tokens = replace(examples, units_per_draw=16.0)
+    assert tokens.second_moment(32) == examples.second_moment(2)
+    assert tokens.sufficient_batch == 16 * examples.sufficient_batch
+
+
+@pytest.mark.parametrize("name", solvers.available())
+def test_only_lissa_shares_settings_between_columns(name: str) -> None:
+    problem = dense_problem(random_psd_examples(20, 4, seed=0), damping=0.3)
+    for example in solvers.find(name).examples(problem):
+        tuned_itself = isinstance(example.solver, LiSSA) and example.solver.step_size == "auto"
+        assert example.solver.columns_are_independent is not tuned_itself
+
+
+def test_breakdown_is_an_exception_of_the_interface() -> None:
+    with pytest.raises(Breakdown, match="indefinite"):
+        measure_curvature(indefinite(0.1).operator, 0.1, torch.Generator().manual_seed(0))
