@@ -15,6 +15,7 @@ from torch import Tensor
 
 from bench.experiment import PlannedCell
 from bench.memory import PeakMemory
+from bench.theory_facts import TheoryFacts
 from problems import Problem, ProblemFamily
 from solvers import Budget, Record, Solution, Status, solve
 from solvers.solution import worst
@@ -50,6 +51,7 @@ def measure(
     unit: Unit,
     budget: Budget,
     on_record: Callable[[Record], None] | None = None,
+    theory: TheoryFacts | None = None,
 ) -> tuple[dict[str, Any], pd.DataFrame]:
     """Run one cell; its row, and one row for each recorded iterate.
 
@@ -61,7 +63,8 @@ def measure(
         solution = solve(problem, cell.solver, seed=cell.seed, on_record=on_record, **asdict(budget))
     key = {"problem": cell.problem, "solver": cell.solver_label, "seed": cell.seed}
     row = key | _asked(cell, family) | _outcome(solution) | {"peak_memory_bytes": peak.bytes}
-    return row | _facts(problem) | asdict(unit), _curve(solution, key)
+    row |= _facts(problem) | asdict(theory or TheoryFacts()) | asdict(unit)
+    return row, _curve(solution, key)
 
 
 def failed(cell: PlannedCell, family: ProblemFamily, error: Exception) -> tuple[dict[str, Any], pd.DataFrame]:
@@ -109,6 +112,7 @@ def _facts(problem: Problem) -> dict[str, Any]:
         "num_columns": problem.num_columns,
         "damping": problem.damping,
         "lambda_max": NAN if eigenvalues is None else float(eigenvalues[-1]),
+        "lambda_min": NAN if eigenvalues is None else float(eigenvalues[0]),
         "trace": NAN if eigenvalues is None else float(eigenvalues.sum()),
         "condition_number": NAN if problem.condition_number is None else problem.condition_number,
         "reference_residual": NAN if problem.reference_residual is None else problem.reference_residual,

@@ -117,7 +117,7 @@ def _overview_figure(
     figure, panels = _grid(table, looks, target)
     for (problem, measure), ax in panels:
         _curve_panel(ax, *_of(problem, path, table), "work", looks, target)
-        ax.set_title(_title(problem), loc="left")
+        ax.set_title(panel_title(problem), loc="left")
         ax.set_xlabel(_SHORT_WORK)
         ax.set_ylabel(f"relative {measure}")
     return figure
@@ -134,7 +134,7 @@ def _pareto_figure(table: pd.DataFrame, looks: dict[str, Style], target: float) 
         draw_front(ax, rows, x_scale, y_scale)
         draw_points(ax, rows, "total_work", x_scale, y_scale, looks, size=9)
         _target_line(ax, target)
-        ax.set_title(_title(problem), loc="left")
+        ax.set_title(panel_title(problem), loc="left")
         ax.set_xlabel(_SHORT_WORK)
         ax.set_ylabel(f"final relative {measure}")
     return figure
@@ -200,7 +200,7 @@ def _figure(
     for line in (goal, *extra):
         handles.append(line)
         labels.append(str(line.get_label()))
-    columns = _legend_columns([len(label) for label in labels], width)
+    columns = legend_columns([len(label) for label in labels], width)
     figure = Figure(
         figsize=(width, height + 0.2 * math.ceil(len(labels) / columns) + 0.15), layout="constrained"
     )
@@ -211,7 +211,7 @@ def _figure(
     return figure
 
 
-def _legend_columns(lengths: list[int], width: float) -> int:
+def legend_columns(lengths: list[int], width: float) -> int:
     """As many columns as fit in `width` inches, for labels of these lengths laid out column by column."""
     for columns in range(min(6, len(lengths)), 1, -1):
         # As matplotlib fills them: the first columns take what does not divide evenly.
@@ -222,7 +222,7 @@ def _legend_columns(lengths: list[int], width: float) -> int:
     return 1
 
 
-def _title(problem: str) -> str:
+def panel_title(problem: str) -> str:
     """The label on at most three lines, broken after commas and brackets as well as at spaces."""
     spaced = re.sub(r"([,(])(?=\S)", r"\1 ", problem)
     lines = textwrap.wrap(spaced, 36, max_lines=3, placeholder=" …")

@@ -9,10 +9,11 @@ from typing import Any
 import pandas as pd
 
 from reports.figures import FigureSet
-from reports.formats import Formatter, count, duration, number, setting, spread, target_text
+from reports.formats import ABSENT, Formatter, count, duration, number, setting, spread, target_text, times
 from reports.html import environment, image, plain, template, when
 from reports.recommendations import Recommendation
 from reports.rows import STATUSES, in_order
+from reports.verdicts import HOLDS, NO_PROMISE, SILENT, VIOLATED, summary
 
 STATUS_NAMES = {status: status.replace("_", " ") for status in STATUSES}
 
@@ -54,6 +55,7 @@ def render(
     cells: pd.DataFrame,
     table: pd.DataFrame,
     recommendations: list[Recommendation],
+    theory: pd.DataFrame,
     figures: FigureSet | None,
     figure_directory: Path,
     run: dict[str, Any],
@@ -78,6 +80,8 @@ def render(
             for index, problem in enumerate(in_order(table["problem"]), start=1)
         ],
         pareto=image(figure_directory / f"{figures.pareto}.png") if figures else "",
+        theory=_theory(theory),
+        theory_summary=summary(theory),
         failures=_failures(cells),
         environment=environment(run),
         status_names=STATUS_NAMES,
@@ -169,6 +173,44 @@ def _over_seeds(values: list[Any], form: Formatter = number) -> str:
         return ", ".join(in_order(plain(value) for value in values))
     numbers = pd.Series(values, dtype=float)
     return " ".join(spread(numbers.median(), numbers.min(), numbers.max(), form)).strip()
+
+
+def _theory(found: pd.DataFrame) -> list[dict[str, Any]]:
+    """For each problem the solvers of which theory has something to say, their seeds together."""
+    said = found[found["verdict"] != SILENT]
+    return [
+        {
+            "problem": problem,
+            "rows": [_verdict(solver, rows[rows["solver"] == solver]) for solver in in_order(rows["solver"])],
+        }
+        for problem in in_order(said["problem"])
+        for rows in [said[said["problem"] == problem]]
+    ]
+
+
+def _verdict(solver: str, seeds: pd.DataFrame) -> dict[str, Any]:
+    """One solver on one problem: medians over the seeds, and the reason of the worst of them."""
+    counts = Counter(seeds["verdict"])
+    worst_first = [verdict for verdict in (VIOLATED, HOLDS, NO_PROMISE) if counts[verdict]]
+    worst = seeds[seeds["verdict"] == worst_first[0]]
+    first = worst.sort_values("factor", kind="stable").iloc[0]
+    factors = seeds["factor"].dropna()
+    return {
+        "solver": solver,
+        "kind": first["kind"],
+        "verdicts": [
+            (verdict, f" {counts[verdict]} of {len(seeds)}" if len(worst_first) > 1 else "")
+            for verdict in worst_first
+        ],
+        "quantity": first["quantity"],
+        "numbers": [
+            Value(*spread(seeds[name].median(), seeds[name].min(), seeds[name].max()))
+            for name in ("promised", "measured")
+        ],
+        "factor": times(factors.median()) if len(factors) else ABSENT,
+        "reason": first["reason"],
+        "misled": bool((seeds["honest"] == False).any()),  # noqa: E712
+    }
 
 
 def _failures(cells: pd.DataFrame) -> list[dict[str, str]]:

@@ -12,6 +12,7 @@ from reports.recommendations import as_frame, recommend
 from reports.rows import clean_cells, clean_curves, target_error
 from reports.tables import comparison, write_tables
 from reports.targets import cost_to_target, history, judge
+from reports.verdicts import verdicts
 
 # What a report consists of; a directory with anything else in it is not ours to replace.
 _PARTS = {"index.html", "figures", "tables"}
@@ -37,12 +38,13 @@ def build(cells: pd.DataFrame, curves: pd.DataFrame, run: dict[str, Any], direct
     path = history(judged, clean_curves(curves))
     table = comparison(cost_to_target(judged, path, target))
     recommendations = recommend(table, target)
+    theory = verdicts(cells)
 
     with whole_folder(directory, _PARTS) as fresh:
-        write_tables(fresh / "tables", given, table, as_frame(recommendations))
+        write_tables(fresh / "tables", given, table, as_frame(recommendations), theory)
         figures = None
         if len(table):
             figures = draw_figures(fresh / "figures", with_final_points(path, judged), table, target)
-        html = render(cells, table, recommendations, figures, fresh / "figures", run, target)
+        html = render(cells, table, recommendations, theory, figures, fresh / "figures", run, target)
         (fresh / "index.html").write_text(html, encoding="utf-8")
     return Path(directory).resolve() / "index.html"

@@ -21,10 +21,13 @@ _CELL_TEXT = ["problem", "solver", "status", "reason"]
 _CELL_NUMBERS = [
     "seed", "error", "residual", "steps", "setup_work", "solve_work", "setup_seconds", "solve_seconds",
 ]  # fmt: skip
-_OPTIONAL_TEXT = ["solver_settings", "dtype", "device", "facts", "traceback"]
+_OPTIONAL_TEXT = [
+    "solver_name", "solver_settings", "dtype", "device", "facts", "diagnostics", "traceback",
+]  # fmt: skip
 _OPTIONAL_NUMBERS = [
     "energy_error", "peak_memory_bytes", "dimension", "num_examples", "num_columns", "damping", "lambda_max",
-    "trace", "condition_number", "reference_residual", "gradient_seconds", "product_seconds",
+    "lambda_min", "trace", "condition_number", "reference_residual", "noise_constant", "noise_at_solution",
+    "start_error_rhs", "solution_ratio", "product_error", "gradient_seconds", "product_seconds",
 ]  # fmt: skip
 _CURVE_TEXT = ["problem", "solver"]
 _CURVE_NUMBERS = ["seed", "step", "work", "seconds", "residual", "error"]

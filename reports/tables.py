@@ -64,9 +64,13 @@ def _summary(group: pd.DataFrame) -> dict[str, object]:
 
 
 def write_tables(
-    directory: Path, cells: pd.DataFrame, table: pd.DataFrame, recommendations: pd.DataFrame
+    directory: Path,
+    cells: pd.DataFrame,
+    table: pd.DataFrame,
+    recommendations: pd.DataFrame,
+    theory: pd.DataFrame,
 ) -> None:
-    """Writes cells.csv as given, comparison.csv and recommendations.csv, in full precision."""
+    """Writes cells.csv as given, comparison.csv, recommendations.csv and verdicts.csv, in full precision."""
     directory.mkdir()
     flat = table.assign(
         status_counts=[_joined(counts) for counts in table["status_counts"]],
@@ -75,6 +79,7 @@ def write_tables(
     cells.to_csv(directory / "cells.csv", index=False)
     flat.to_csv(directory / "comparison.csv", index=False)
     recommendations.to_csv(directory / "recommendations.csv", index=False)
+    theory.to_csv(directory / "verdicts.csv", index=False)
 
 
 def _joined(by_status: dict[str, object]) -> str:

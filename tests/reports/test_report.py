@@ -155,7 +155,7 @@ def test_tables_have_full_precision(blank_figures, built, cell, tmp_path):
         file.stem: pd.read_csv(file, float_precision="round_trip")
         for file in (tmp_path / "report" / "tables").iterdir()
     }
-    assert set(tables) == {"cells", "comparison", "recommendations"}
+    assert set(tables) == {"cells", "comparison", "recommendations", "verdicts"}
     assert tables["comparison"]["error"].iloc[0] == error
     assert tables["comparison"]["work_to_target_min"].iloc[0] == 16
     assert tables["cells"]["facts"].iloc[0] == '{"test accuracy": 0.93}'
