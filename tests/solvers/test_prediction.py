@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
+import math
+import statistics
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from problems.spectrum.smoothness import noise_constant
 from problems.spectrum.spectral_measure import SpectralMeasure
+from solvers.pilot import pilot
 from solvers.prediction import RightHandSides, Schedule, Start, mean_decay, mean_variance
+from solvers.theory import second_moment_bound
 from tests.conftest import dense_problem, random_psd_examples
 
 windows = st.tuples(st.integers(0, 30), st.integers(1, 30)).map(lambda pair: (pair[0], sum(pair)))
@@ -94,3 +101,30 @@ def test_a_right_hand_side_of_zero_has_no_error() -> None:
     nothing = SpectralMeasure(torch.zeros(1, 3).double(), torch.zeros(1, 3).double())
     sides = RightHandSides(nothing, nothing, 0.1)
     assert sides.error(Schedule(0.1, 2, 5, 10)).tolist() == [0.0]
+
+
+def test_the_pilots_prediction_is_within_a_factor_of_three_of_measured_runs() -> None:
+    """Plain LiSSA on 36 random problems: equal or heavy-tailed examples, three decades of λ, b from 1 to n."""
+    ratios = []
+    for seed, (heavy_tailed, damping, batch) in enumerate(
+        itertools.product([False, True], [1.0, 0.1, 0.01], [1, 2, 4, 8, 20, 40])
+    ):
+        per_example = random_psd_examples(40, 8, seed=seed, heavy_tailed=heavy_tailed)
+        problem = dense_problem(per_example, damping=damping, seed=seed, columns=1)
+        b, reference = problem.columns(), problem.reference
+        assert reference is not None
+        generator = torch.Generator().manual_seed(seed)
+        largest = float(problem.ground_truth.eigen[0][-1])
+        constant = noise_constant(problem.operator, damping, generator).value.value
+        step = 0.5 / second_moment_bound(largest, damping, constant, batch)
+        num_steps = min(3000, math.ceil(1.5 / (step * damping)))
+        sides = pilot(problem.operator, damping, b, generator, "rhs")
+        predicted = sides.error(Schedule(step, batch, num_steps - 1, num_steps))
+        runs = (b / damping).expand(30, -1, -1)
+        for _ in range(num_steps):
+            drawn = per_example[torch.randint(40, (30, batch), generator=generator)].mean(dim=1)
+            runs = runs - step * (drawn @ runs + damping * runs - b)
+        measured = (runs - reference).square().sum(dim=(1, 2)).mean().sqrt() / reference.norm()
+        ratios.append(float(measured / predicted))
+    assert 1 / 3 <= statistics.median(ratios) <= 3
+    assert sum(1 / 3 <= ratio <= 3 for ratio in ratios) >= 0.9 * len(ratios), sorted(ratios)

@@ -21,6 +21,7 @@ from solvers.pilot import pilot
 from solvers.prediction import Schedule
 from solvers.tuning import Plan, Wanted, make_plan
 from tests.conftest import dense_problem, random_psd_examples
+from tests.problems.tiny_language_models import tiny
 
 
 def tuned(problem: Problem, seed: int = 0, **settings: object) -> Solution:
@@ -252,6 +253,40 @@ def test_l_b_is_in_units_of_whole_draws() -> None:
     tokens = replace(examples, units_per_draw=16.0)
     assert tokens.second_moment(32) == examples.second_moment(2)
     assert tokens.sufficient_batch == 16 * examples.sufficient_batch
+
+
+def test_batches_of_a_language_model_count_tokens() -> None:
+    """Sequences of unequal lengths; whole ones are drawn, and the target is reached."""
+    generator = torch.Generator().manual_seed(0)
+
+    def sequences(count: int) -> list[dict[str, torch.Tensor]]:
+        found = []
+        for _ in range(count):
+            length = int(torch.randint(4, 12, (1,), generator=generator))
+            ids = torch.randint(3, 50, (12,), generator=generator)
+            ids[length:] = 1
+            counted = torch.arange(12) < length
+            labels = torch.where(counted, ids, -100)
+            found.append({"input_ids": ids, "attention_mask": counted.long(), "labels": labels})
+        return found
+
+    problem = problems.from_model(
+        tiny("opt"),
+        "next_token_cross_entropy",
+        sequences(60),
+        sequences(2),
+        damping=0.3,
+        parameters=r"layers\.1\.fc2",
+    )
+    solution = tuned(problem)
+    assert solution.status is Status.FINISHED, solution.reason
+    found = solution.diagnostics
+    mean = problem.operator.num_examples / problem.operator.num_draws
+    assert isinstance(found["batch_size"], int)
+    draws = found["batch_size"] / mean
+    assert draws == pytest.approx(2 ** round(math.log2(draws)), abs=0.5 / mean)
+    assert solution.error is not None
+    assert float(solution.error.max()) <= 1.5 * 0.05
 
 
 @pytest.mark.parametrize("name", solvers.available())
