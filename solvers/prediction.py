@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
 
@@ -29,6 +29,15 @@ class Schedule:
     first: int
     last: int
     chains: int = 1
+
+    @property
+    def averages(self) -> bool:
+        """Whether the answer is a mean over steps."""
+        return self.last - self.first > 1
+
+    def until(self, last: int) -> Schedule:
+        """The same, ended at another step."""
+        return replace(self, first=self.first if self.averages else last - 1, last=last)
 
 
 def mean_decay(schedule: Schedule, values: Tensor) -> Tensor:

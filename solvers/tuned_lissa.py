@@ -31,7 +31,7 @@ from solvers.tuning import (
 # Products that the pilot makes, and draws below which it would show nothing.
 PILOT_PRODUCTS = 20
 LEAST_SAMPLE = 64
-# When the error is looked at, in planned lengths of the window.
+# When the error is looked at, in planned lengths of the average, or of the run where there is none.
 CHECKS = (0.5, 0.7, 1.0, 1.4, 2.0, 2.8, 4.0)
 # Steps of the recursion with b = 0 that must shrink sharp directions before the run is begun.
 PROBE_STEPS = 32
@@ -60,7 +60,7 @@ class _Log:
     sample: CurvatureOperator
     pilot_epochs: float = 0.0
     back_offs: int = 0
-    probe_growth: float = math.nan
+    probe_growth: float | None = None
     plan: Plan | None = None
     why: str = ""
 
@@ -84,7 +84,7 @@ class _Log:
             "predicted_bias": self.plan.bias,
             "predicted_noise": self.plan.deviation,
             "predicted_epochs": self.plan.epochs,
-            "full_data_epochs": self.plan.full_epochs,
+            "full_data_epochs": self.plan.full_epochs if math.isfinite(self.plan.full_epochs) else None,
             "pilot_epochs": self.pilot_epochs,
             "probe_growth": self.probe_growth,
             "back_offs": self.back_offs,
@@ -109,7 +109,7 @@ def iterates(
     caution = 1.0
     while True:
         caution, log.plan = _steady_plan(problem, measured, sides, wanted, caution, log, generator)
-        log.why = _why(log.plan)
+        log.why = _why(log.plan, wanted)
         try:
             if log.plan.schedule.batch_size is None:
                 whole = sample is problem.operator
@@ -191,16 +191,16 @@ def _on_batches(
         for chain, u in enumerate(chains):
             batch = problem.operator.minibatch(schedule.batch_size, generator)
             chains[chain] = u - step * (batch @ u + problem.damping * u - b)
-            if t > first:
+            if schedule.averages and t > first:
                 sums[chain] = sums[chain] + chains[chain]
         if _is_watched(t) or t in checks:
             _watch(chains, limit, t)
-        tails = [total / (t - first) for total in sums] if t > first else chains
+        tails = [total / (t - first) for total in sums] if schedule.averages and t > first else chains
         x = torch.stack(tails).mean(dim=0)
         if t not in checks:
             yield Iterate(x, diagnostics=log())
             continue
-        now = replace(schedule, last=t)
+        now = schedule.until(t)
         found, spread = _estimate(problem, log.sample, sides, now, tails, x, b, excess)
         error = float(found.max())
         done = error <= wanted.target
@@ -213,7 +213,8 @@ def _on_batches(
         if done or wanted.num_steps is not None:
             return
         # All data may now be the cheaper way, noise being what it is.
-        further = steps_to(sides, wanted, schedule, first / schedule.last, excess * spread)
+        wait = first / schedule.last if schedule.averages else 1
+        further = steps_to(sides, wanted, schedule, wait, excess * spread)
         left = math.inf
         if further:
             left = epochs_of(problem.operator, further, log.measured.units_per_draw)
@@ -310,11 +311,13 @@ def _watch(chains: list[Tensor], limit: Tensor, step: int) -> None:
 def _checks(schedule: Schedule, wanted: Wanted) -> list[int]:
     if wanted.num_steps is not None:
         return [schedule.last]
-    window = schedule.last - schedule.first
-    return sorted({schedule.first + max(1, round(share * window)) for share in CHECKS})
+    begin = schedule.first if schedule.averages else 0
+    return sorted({begin + max(1, round(share * (schedule.last - begin))) for share in CHECKS})
 
 
-def _why(plan: Plan) -> str:
+def _why(plan: Plan, wanted: Wanted) -> str:
+    if wanted.batch_size is not None:
+        return f"batch_size = {wanted.batch_size} was set: predicted {plan.epochs:.3g} passes over the data"
     if plan.schedule.batch_size is None:
         return f"all data: predicted {plan.epochs:.3g} passes, fewer than mini-batches need"
     share = f", all data {plan.full_epochs:.3g}" if math.isfinite(plan.full_epochs) else ""

@@ -23,8 +23,9 @@ CHAINS = 2
 FRACTIONS = (1.0, 0.7, 0.5, 0.25)
 # η (λ_max + λ) that are tried with all data, where the edge is 2.
 FULL_FRACTIONS = (1.0, 1.2, 1.4, 1.6, 1.8, 1.9)
-# Shares of the steps that pass before averaging begins.
-WAITS = (0.3, 0.5, 0.7)
+# Shares of the steps that pass before averaging begins; 1 takes the last iterates as they are, which is
+# best where contraction limits and not noise.
+WAITS = (0.3, 0.5, 0.7, 1.0)
 # Noise is a root mean square; with this factor the worst of several columns is within it, too.
 SAFETY = 1.25
 # Fewer, larger steps are worth this much more work.
@@ -94,8 +95,7 @@ def steps_to(
 ) -> Schedule | None:
     """`of` with the fewest steps after which the target is met; None where MOST_STEPS do not do.
 
-    `wait` is the share of the steps before averaging begins, 1 for no averaging; `excess` multiplies what
-    noise is predicted to do.
+    `wait` is one of WAITS; `excess` multiplies what noise is predicted to do.
     """
 
     def schedule(last: int) -> Schedule:

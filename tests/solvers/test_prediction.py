@@ -104,7 +104,7 @@ def test_a_right_hand_side_of_zero_has_no_error() -> None:
 
 
 def test_the_pilots_prediction_is_within_a_factor_of_three_of_measured_runs() -> None:
-    """Plain LiSSA on 36 random problems: equal or heavy-tailed examples, three decades of λ, b from 1 to n."""
+    """Plain LiSSA on 36 random problems: equal and heavy-tailed examples, λ over decades, b from 1 to n."""
     ratios = []
     for seed, (heavy_tailed, damping, batch) in enumerate(
         itertools.product([False, True], [1.0, 0.1, 0.01], [1, 2, 4, 8, 20, 40])
