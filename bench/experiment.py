@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 import problems
 import solvers
+from bench.problem_file import find_family
 from bench.specification import Specification
 from problems import ProblemFamily
 from problems.validation import explain, unknown
@@ -24,18 +25,20 @@ DEFAULT = "quickstart"
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 
-class _Strict(BaseModel):
+class Strict(BaseModel):
+    """What is asked for: unknown fields are errors, and nothing changes afterwards."""
+
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class ProblemEntry(_Strict):
+class ProblemEntry(Strict):
     """A problem by its family's name, or the path of a file that holds one."""
 
     name: str
     parameters: dict[str, Any] = {}
 
 
-class SolverEntry(_Strict):
+class SolverEntry(Strict):
     """A solver by name or path, shown as `label`, by default its name and settings.
 
     `only_on` names the families it runs on, where its settings suit only those; entries for different
@@ -48,7 +51,7 @@ class SolverEntry(_Strict):
     only_on: tuple[str, ...] | None = None
 
 
-class Experiment(_Strict):
+class Experiment(Strict):
     """What is asked for; `plan` lists the solves that answer it."""
 
     name: Annotated[str, Field(pattern=r"^[\w.-]+$")] = "custom"
@@ -104,14 +107,8 @@ def plan(experiment: Experiment) -> Plan:
     Seeds come outermost, so that repetitions of one solver are spread over the whole run, and solvers
     innermost, so that those to be compared run side by side.
     """
-    _check_device(experiment.device)
-    families: dict[str, ProblemFamily] = {}
-    for entry in experiment.problems:
-        family = problems.family(entry.name, **entry.parameters)
-        name = str(family)
-        if name in families:
-            raise ValueError(f"the problem {name} is listed twice; remove one or change its parameters")
-        families[name] = family
+    check_device(experiment.device)
+    families = find_families(experiment.problems)
     known = {*problems.available(), *(entry.name for entry in experiment.problems)}
     chosen = [(entry, _load(entry, known)) for entry in experiment.solvers]
     cells: list[PlannedCell] = []
@@ -131,6 +128,18 @@ def plan(experiment: Experiment) -> Plan:
             "Choose solvers with -s"
         )
     return Plan(experiment, families, tuple(cells))
+
+
+def find_families(entries: Sequence[ProblemEntry]) -> dict[str, ProblemFamily]:
+    """The problems' families by label; ValueError names what is unknown, wrongly set or listed twice."""
+    families: dict[str, ProblemFamily] = {}
+    for entry in entries:
+        family = find_family(entry.name, entry.parameters)
+        name = str(family)
+        if name in families:
+            raise ValueError(f"the problem {name} is listed twice; remove one or change its parameters")
+        families[name] = family
+    return families
 
 
 def load_experiment(name_or_path: str) -> Experiment:
@@ -176,7 +185,8 @@ def _load(entry: SolverEntry, known: set[str]) -> Solver:
     return solvers.load(entry.name, **entry.settings)
 
 
-def _check_device(device: str) -> None:
+def check_device(device: str) -> None:
+    """Raise ValueError for a device that torch does not know or this machine has not."""
     if not re.fullmatch(r"cpu|cuda(:\d+)?", device):
         raise ValueError(f"device is {device!r}; allowed are 'cpu', 'cuda' and 'cuda:N'")
     if device != "cpu" and not torch.cuda.is_available():

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import datetime
-import hashlib
-import shlex
-import sys
 from pathlib import Path
-from typing import Any
 
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import Progress
 
 import reports
-from bench import environment
+from bench import session, study_runner
 from bench.experiment import DTYPES, Plan, PlannedCell
 from bench.measure import Unit, failed, measure, measure_unit
 from bench.store import Store
+from bench.theory_facts import TheoryFacts, theory_facts
 from problems import Problem
 from solvers import Record
+
+# What is made once for all cells of a problem.
+Built = tuple[Problem, Unit, TheoryFacts]
 
 
 def run(plan: Plan, directory: Path, *, resume: bool = False, console: Console | None = None) -> bool:
@@ -29,80 +28,30 @@ def run(plan: Plan, directory: Path, *, resume: bool = False, console: Console |
     the folder holds another run, or holds one and `resume` is not set.
     """
     store = Store(directory)
-    description = _begin(store, plan, resume)
-    completed = False
-    try:
-        with _progress(console) as progress:
-            _run_cells(plan, store, progress)
-        completed = True
-    except KeyboardInterrupt:
-        pass
-    description["finished"] = _now() if completed else None
-    description["interrupted"] = not completed
-    store.write_run(description)
-    if completed or any(store.has_cell(cell.index) for cell in plan.cells):
-        build_report(directory)
-    return completed
+    experiment = plan.experiment
+    return session.carry_out(
+        store,
+        experiment.model_dump(mode="json"),
+        [*(entry.name for entry in experiment.problems), *(entry.name for entry in experiment.solvers)],
+        lambda progress: _run_cells(plan, store, progress),
+        build_report,
+        resume=resume,
+        console=console,
+    )
 
 
 def build_report(directory: Path) -> Path:
-    """Build the report of the run in `directory` from its stored rows; the page's path."""
+    """Build the report of the run in `directory`, a study or not, from its stored rows; the page's path."""
     store = Store(directory)
     description = store.read_run()
+    if "study" in description["experiment"]:
+        return study_runner.build_report(directory)
     cells, curves = store.read()
     return reports.build(cells, curves, description, store.report)
 
 
-def _begin(store: Store, plan: Plan, resume: bool) -> dict[str, Any]:
-    """What run.json says; of a run that is resumed, what it said, with this resumption added."""
-    asked = plan.experiment.model_dump(mode="json")
-    sources = _sources(plan)
-    if not store.holds_run:
-        if store.is_taken:
-            raise ValueError(f"{store.directory} exists and holds no run; choose another folder with --out")
-        description = {
-            "experiment": asked,
-            "sources": sources,
-            "command": _command(),
-            "started": _now(),
-            "finished": None,
-            "interrupted": False,
-            "seeds": list(plan.experiment.seeds),
-            **environment.describe(),
-        }
-        store.create(description)
-        return description
-    if not resume:
-        raise ValueError(
-            f"{store.directory} already holds a run; continue it with --resume, or choose another folder "
-            "with --out"
-        )
-    description = store.read_run()
-    different = [key for key in asked if description["experiment"].get(key) != asked[key]]
-    different += [path for path in sources if description.get("sources", {}).get(path) != sources[path]]
-    if different:
-        raise ValueError(
-            f"{store.directory} holds a run of another experiment (different: {', '.join(different)}); "
-            "ask for the same one, or choose another folder with --out"
-        )
-    again = {"command": _command(), "started": _now(), **environment.describe()}
-    return description | {"resumed": [*description.get("resumed", []), again]}
-
-
-def _sources(plan: Plan) -> dict[str, str]:
-    """SHA-256 of the plug-ins given as files: an edited one makes another experiment."""
-    names = {entry.name for entry in plan.experiment.problems}
-    names |= {entry.name for entry in plan.experiment.solvers}
-    paths = sorted(name for name in names if name.endswith(".py"))
-    return {path: hashlib.sha256(Path(path).read_bytes()).hexdigest() for path in paths}
-
-
-def _command() -> str:
-    return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
-
-
 def _run_cells(plan: Plan, store: Store, progress: Progress) -> None:
-    built: dict[str, tuple[Problem, Unit] | Exception] = {}
+    built: dict[str, Built | Exception] = {}
     task = progress.add_task("", total=len(plan.cells), at="")
     for cell in plan.cells:
         progress.update(task, description=f"{cell.problem} · {cell.solver_label}", at="")
@@ -116,8 +65,8 @@ def _run_cells(plan: Plan, store: Store, progress: Progress) -> None:
     progress.update(task, description="all solved", at="")
 
 
-def _build(plan: Plan, label: str) -> tuple[Problem, Unit] | Exception:
-    """The problem with its reference and unit of time, or why there is none: its cells then say so."""
+def _build(plan: Plan, label: str) -> Built | Exception:
+    """The problem with its reference, unit of time and facts, or why there is none: its cells then say so."""
     experiment = plan.experiment
     device = torch.device(experiment.device)
     try:
@@ -125,14 +74,14 @@ def _build(plan: Plan, label: str) -> tuple[Problem, Unit] | Exception:
             device=device, dtype=DTYPES[experiment.dtype], seed=experiment.problem_seed
         )
         _ = problem.reference
-        return problem, measure_unit(problem)
+        return problem, measure_unit(problem), theory_facts(problem)
     except Exception as error:
         error.add_note(f"while building the problem {label}")
         return error
 
 
 def _run_cell(
-    plan: Plan, cell: PlannedCell, built: tuple[Problem, Unit] | Exception, store: Store, progress: Progress
+    plan: Plan, cell: PlannedCell, built: Built | Exception, store: Store, progress: Progress
 ) -> None:
     family = plan.families[cell.problem]
     if isinstance(built, Exception):
@@ -143,24 +92,9 @@ def _run_cell(
         accuracy = "" if record.error is None else f", error {record.error:.1e}"
         progress.update(progress.task_ids[0], at=f"step {record.step}{accuracy}")
 
-    problem, unit = built
+    problem, unit, facts = built
     try:
-        row, curve = measure(cell, family, problem, unit, plan.experiment.budget, show)
+        row, curve = measure(cell, family, problem, unit, plan.experiment.budget, show, facts)
     except Exception as error:
         row, curve = failed(cell, family, error)
     store.write_cell(cell.index, row, curve)
-
-
-def _progress(console: Console | None) -> Progress:
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=24),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("{task.fields[at]}"),
-        console=console,
-    )
-
-
-def _now() -> str:
-    return datetime.datetime.now().astimezone().isoformat(timespec="seconds")

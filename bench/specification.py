@@ -25,7 +25,8 @@ def parse(text: str) -> Specification:
     if not name:
         raise ValueError(f"{text!r} names nothing; write NAME or NAME:param=value,param=value")
     settings: dict[str, Any] = {}
-    for part in rest.split(",") if rest else []:
+    # The commas of a list, [1,4,16], part nothing.
+    for part in re.split(r",(?![^\[\]]*\])", rest) if rest else []:
         key, equals, value = (piece.strip() for piece in part.partition("="))
         if not key or not equals or not value:
             raise ValueError(f"{part!r} in {text!r} is not param=value; write NAME:param=value,param=value")
@@ -36,7 +37,7 @@ def parse(text: str) -> Specification:
 
 
 def _value(text: str) -> Any:
-    """Numbers, true, false and null as in JSON; anything else is a word."""
+    """Numbers, lists, true, false and null as in JSON; anything else is a word."""
     try:
         return json.loads(text)
     except json.JSONDecodeError:

@@ -32,9 +32,15 @@ class Store:
         """Whether there is anything here that a new run's rows could be mixed up with."""
         return self.directory.exists() and (not self.directory.is_dir() or any(self.directory.iterdir()))
 
+    @property
+    def holds_cells(self) -> bool:
+        """Whether any cell was finished."""
+        return bool(self._cells())
+
     def create(self, run: dict[str, Any]) -> None:
-        """Begin a run; OSError where the folder cannot be written."""
-        for name in ("cells", "curves"):
+        """Begin a run; OSError where the folder cannot be written. A study's rows have no curves."""
+        is_study = "study" in run.get("experiment", {})
+        for name in ("cells",) if is_study else ("cells", "curves"):
             (self.directory / name).mkdir(parents=True, exist_ok=True)
         self.write_run(run)
 
@@ -63,17 +69,27 @@ class Store:
     def write_cell(self, index: int, cell: dict[str, Any], curve: pd.DataFrame) -> None:
         """Keep a finished cell. Its curve goes first: a cell that is there has its curve."""
         write_whole(self._path("curves", index), lambda path: curve.to_parquet(path, index=False))
-        frame = pd.DataFrame([cell])
-        write_whole(self._path("cells", index), lambda path: frame.to_parquet(path, index=False))
+        self.write_rows(index, pd.DataFrame([cell]))
+
+    def write_rows(self, index: int, rows: pd.DataFrame) -> None:
+        """Keep a finished cell of a study: as many rows as it measured."""
+        write_whole(self._path("cells", index), lambda path: rows.to_parquet(path, index=False))
 
     def read(self) -> tuple[pd.DataFrame, pd.DataFrame]:
         """All cells and the curves of those cells; ValueError where there are none."""
-        paths = sorted((self.directory / "cells").glob("[0-9]*.parquet"))
+        cells = self.read_rows()
+        curves = [pd.read_parquet(self.directory / "curves" / path.name) for path in self._cells()]
+        return cells, pd.concat(curves, ignore_index=True)
+
+    def read_rows(self) -> pd.DataFrame:
+        """The rows of all cells, in the plan's order; ValueError where there are none."""
+        paths = self._cells()
         if not paths:
             raise ValueError(f"{self.directory} holds no finished cells")
-        curves = [pd.read_parquet(self.directory / "curves" / path.name) for path in paths]
-        cells = [pd.read_parquet(path) for path in paths]
-        return pd.concat(cells, ignore_index=True), pd.concat(curves, ignore_index=True)
+        return pd.concat([pd.read_parquet(path) for path in paths], ignore_index=True)
+
+    def _cells(self) -> list[Path]:
+        return sorted((self.directory / "cells").glob("[0-9]*.parquet"))
 
     def _path(self, kind: str, index: int) -> Path:
         return self.directory / kind / f"{index:04d}.parquet"

@@ -16,6 +16,10 @@ from bench.specification import Specification, parse
             Specification("lissa", {"step_size": 0.1, "num_steps": 100, "batch_size": "full"}),
         ),
         (
+            "phase:batch_sizes=[1,4, 16],time=2",
+            Specification("phase", {"batch_sizes": [1, 4, 16], "time": 2}),
+        ),
+        (
             "path/to/mine.py:flag=true,none=null",
             Specification("path/to/mine.py", {"flag": True, "none": None}),
         ),

@@ -1,0 +1,161 @@
+"""Which settings do theory's rules give, and what comes of them?"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pandas as pd
+import torch
+
+import solvers
+from bench.experiments._budget import check_budget
+from bench.study import OnProgress, Piece, Row, Study
+from problems import Problem
+from problems.scaling import relative_norms
+from problems.spectrum import Spectrum, measure
+from problems.spectrum.smoothness import second_moment_constant
+from reports.settings import build_settings
+from solvers import Record, Solution, theory
+from solvers.solution import worst
+
+NAN = float("nan")
+RULES = ("paper", "sharp")
+# What LiSSA reports of the settings it chose, numbers apart from `rule`, `batch_size` and `why`.
+NUMBERS = (
+    "step_size", "num_steps", "chains", "largest_eigenvalue", "trace", "noise_constant", "second_moment",
+    "sufficient_batch", "predicted_error", "predicted_bias", "predicted_noise", "predicted_epochs",
+    "full_data_epochs", "estimated_error", "pilot_epochs", "back_offs",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Settings(Study):
+    """LiSSA's η, b and T by the rule of Klochkov & Liu (2024) and by the sharp one, and what they end at.
+
+    `target` is the relative error that both rules are asked for; `budget` gradient equivalents go into the
+    spectrum that is shown beside.
+    """
+
+    title: ClassVar[str] = "Which settings, and do they work?"
+    description: ClassVar[str] = (
+        "LiSSA's step size, batch size and number of steps by the paper's rule and by the sharp one, from "
+        "measured spectra, with the errors that each ends at."
+    )
+    default_problems: ClassVar[tuple[str, ...]] = (
+        "quadratic",
+        "quadratic:traces=heavy_tailed",
+        "softmax_regression",
+        "image_classifier",
+        "image_classifier:damping=0.2",
+        "image_classifier:damping=200",
+    )
+    default_seeds: ClassVar[int] = 3
+
+    target: float = 0.05
+    budget: float = 200.0
+
+    def __post_init__(self) -> None:
+        check_budget(self.budget)
+        if not 0 < self.target < 1:
+            raise ValueError(f"target is {self.target}; a relative error between 0 and 1 is needed")
+
+    def pieces(self) -> Sequence[Piece]:
+        return [{"rule": rule} for rule in RULES]
+
+    def prepare(self, problem: Problem, on_progress: OnProgress) -> Spectrum:
+        return measure(problem.operator, budget=self.budget, damping=problem.damping, on_progress=on_progress)
+
+    def measure(
+        self, problem: Problem, prepared: Spectrum, piece: Piece, seed: int, on_progress: OnProgress
+    ) -> Sequence[Row]:
+        def show(record: Record) -> None:
+            on_progress(f"step {record.step}", 0)
+
+        solver = solvers.load("lissa", rule=piece["rule"], target=self.target)
+        solution = solvers.solve(problem, solver, seed=seed, on_record=show)
+        row = {
+            "target": self.target,
+            **_spectrum(prepared),
+            **_outcome(solution),
+            **_chosen(solution, problem),
+        }
+        return [row | (_decomposition(problem, solution, row) if piece["rule"] == "paper" else {})]
+
+    def report(self, rows: pd.DataFrame, run: dict[str, Any], directory: Path) -> Path:
+        return build_settings(rows, run, directory)
+
+
+def _spectrum(spectrum: Spectrum) -> Row:
+    unequal, constant = spectrum.heterogeneity, spectrum.noise_constant
+    return {
+        "measured_largest": spectrum.extremes.largest.value,
+        "measured_trace": spectrum.trace.value,
+        "measured_trace_error": spectrum.trace.standard_error,
+        "measured_heterogeneity": unequal.ratio.value if unequal else NAN,
+        "measured_heterogeneity_error": unequal.ratio.standard_error if unequal else NAN,
+        "measured_noise_constant": constant.value.value if constant else NAN,
+    }
+
+
+def _outcome(solution: Solution) -> Row:
+    return {
+        "status": str(solution.status),
+        "reason": solution.reason,
+        "error": _number(worst(solution.error)),
+        "residual": _number(worst(solution.residual)),
+        "steps": solution.steps,
+        "total_work": solution.setup_work + solution.work,
+        "setup_work": solution.setup_work,
+        "total_seconds": solution.setup_seconds + solution.solve_seconds,
+        "diagnostics": json.dumps(dict(solution.diagnostics), default=str),
+    }
+
+
+def _chosen(solution: Solution, problem: Problem) -> Row:
+    told = solution.diagnostics
+    batch = told.get("batch_size")
+    return {
+        **{name: _number(told.get(name)) for name in NUMBERS},
+        "batch_size": problem.operator.num_examples if batch == "full" else _number(batch),
+        "full_data": batch == "full",
+        "why": str(told.get("why", "")),
+    }
+
+
+def _decomposition(problem: Problem, solution: Solution, row: Row) -> Row:
+    """The error at η, b, T in its parts: what is left of the start, exactly, and what sampling added.
+
+    ‖E u_T − u*‖ = ‖(I − η(H + λ))ᵀ (b/λ − u*)‖ from the eigendecomposition; noise is u_T − E u_T.
+    """
+    step, batch, steps = row["step_size"], row["batch_size"], row["num_steps"]
+    reference = problem.reference
+    if reference is None or not step > 0 or not steps > 0:
+        return {}
+    eigenvalues, basis = problem.ground_truth.eigen
+    b = problem.columns().double()
+    start = basis.T @ (b / problem.damping - reference)
+    left = basis @ ((1 - step * (eigenvalues + problem.damping))[:, None] ** steps * start)
+    found = {
+        "bias": worst(relative_norms(left, reference)),
+        "bias_from_rhs": worst(relative_norms(left, b / problem.damping)),
+        "bias_bound": theory.bias_from_rhs(step, problem.damping, int(steps)),
+        # The smallest ‖u*‖ relative to ‖b‖/λ: what makes a small bias of the one a large one of the other.
+        "solution_share": float((problem.damping * reference.norm(dim=0) / b.norm(dim=0)).min()),
+    }
+    if solution.x is not None and solution.steps == steps:
+        found["noise"] = worst(relative_norms(solution.x.double() - reference - left, reference))
+    if problem.operator.has_examples and not row["full_data"]:
+        generator = torch.Generator().manual_seed(0)
+        sharp = second_moment_constant(problem.operator, problem.damping, int(batch), generator)
+        found["half_step_second_moment"] = step * sharp.value.value / 2
+    elif row["full_data"]:
+        found["half_step_second_moment"] = step * (float(eigenvalues[-1]) + problem.damping) / 2
+    return {name: _number(value) for name, value in found.items()}
+
+
+def _number(value: Any) -> float:
+    return float(value) if isinstance(value, int | float) else NAN

@@ -1,0 +1,64 @@
+"""build_condition(): the page on both sides of the sampling condition, whole or not at all."""
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from reports.condition_figure import condition_figure
+from reports.condition_rows import COLUMNS, over_seeds
+from reports.condition_verdicts import findings
+from reports.formats import count, number, setting
+from reports.rows import in_order
+from reports.study import Page, build_study, plus_minus
+
+
+def build_condition(rows: pd.DataFrame, run: dict[str, Any], directory: Path) -> Path:
+    """Writes the page and returns the path of its `index.html`; see `build_study`."""
+    return build_study(_PAGE, rows, run, directory)
+
+
+def _context(rows: pd.DataFrame) -> dict[str, Any]:
+    sides = over_seeds(rows)
+    return {
+        "problems": [
+            {"name": problem, "facts": _facts(own.iloc[0]), "rows": [_row(row) for _, row in own.iterrows()]}
+            for problem in in_order(sides["problem"])
+            for own in [sides[sides["problem"] == problem]]
+        ]
+    }
+
+
+def _facts(row: pd.Series) -> list[tuple[str, str, str]]:
+    return [
+        ("p", count(row["dimension"]), "parameters"),
+        ("n", count(row["num_examples"]), "training examples"),
+        ("λ", setting(row["damping"]), "damping"),
+        ("Tr(H)", plus_minus(row["trace"], row["trace_error"]), "with its standard error"),
+        ("Tr(H)/λ_max", number(row["trace"] / row["largest"]), "effective rank"),
+        ("C ≥", plus_minus(row["heterogeneity"], row["heterogeneity_error"]), "max Tr(h_i)/Tr(H)"),
+        ("R/Tr(H)", number(row["noise_constant"] / row["trace"]), "R the least with E h² ⪯ R (H + λ)"),
+        ("C from R ≥", number(row["needed"]), "(R − λ_max)/Tr(H), a lower bound of what the matrices ask"),
+    ]
+
+
+def _row(row: pd.Series) -> dict[str, str]:
+    return {
+        "batch": count(row["batch_size"]),
+        "noise": plus_minus(row["noise"], row["noise_error"]),
+        "equal": plus_minus(row["equal"], row["equal_error"]),
+        "ratio": plus_minus(row["ratio"], row["ratio_error"]),
+        "verdict": row["verdict"],
+        "unequal": plus_minus(row["unequal"], row["unequal_error"]),
+        "unequal_ratio": number(row["noise"] / row["unequal"]),
+        "unequal_verdict": row["unequal_verdict"],
+    }
+
+
+_PAGE = Page(
+    "condition.html.j2",
+    COLUMNS,
+    findings,
+    {"condition": lambda rows: condition_figure(over_seeds(rows))},
+    _context,
+)

@@ -1,0 +1,72 @@
+"""Is the sampling condition met? One paragraph per problem, from the numbers alone."""
+
+import math
+
+import pandas as pd
+
+from reports.condition_rows import over_seeds
+from reports.formats import count, number
+from reports.rows import in_order
+from reports.study import plus_minus
+
+
+def findings(rows: pd.DataFrame) -> dict[str, str]:
+    """A paragraph for each problem, in their order."""
+    sides = over_seeds(rows)
+    return {
+        problem: " ".join(part for part in (_equal(own), _unequal(own), _matrices(own)) if part)
+        for problem in in_order(sides["problem"])
+        for own in [sides[sides["problem"] == problem]]
+    }
+
+
+def listed(parts: list[str]) -> str:
+    """ "a", "a and b", "a, b and c"."""
+    return " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)
+
+
+def _equal(own: pd.DataFrame) -> str:
+    verdicts = {word: own[own["verdict"] == word]["batch_size"] for word in ("holds", "undecided", "fails")}
+    told = {
+        "holds": "it holds",
+        "undecided": "no more than two standard errors decide",
+        "fails": "it fails",
+    }
+    clauses = [
+        f"{told[word]} at b = {listed([count(size) for size in sizes])}"
+        for word, sizes in verdicts.items()
+        if len(sizes)
+    ]
+    return (
+        f"With C = 1 the mini-batches' noise is {_range(own['ratio'])} times what the condition allows: "
+        f"{listed(clauses)}."
+    )
+
+
+def _unequal(own: pd.DataFrame) -> str:
+    unequal = own["heterogeneity"].iloc[0]
+    if math.isnan(unequal):
+        return "The curvature of single examples is unknown here, so C was not measured."
+    shares = _range(own["noise"] / own["unequal"])
+    broken = own.loc[own["unequal_verdict"] == "fails", "batch_size"]
+    sizes = listed([count(size) for size in broken])
+    failing = f" and fails at b = {sizes}" if len(broken) else ""
+    measured = plus_minus(unequal, own["heterogeneity_error"].iloc[0])
+    return f"With the measured C = {measured} it is {shares} times the right side{failing}."
+
+
+def _matrices(own: pd.DataFrame) -> str:
+    """The trace comparison follows from the condition on matrices and does not give it back."""
+    needed = own["needed"].iloc[0]
+    if math.isnan(needed):
+        return ""
+    if needed <= 1:
+        return "In no direction that was found do the matrices ask for C > 1."
+    hidden = (own["verdict"] == "holds").any()
+    unseen = ", which the traces do not show" if hidden else ""
+    return f"In one direction the matrices ask for C ≥ {number(needed)}{unseen}."
+
+
+def _range(values: pd.Series) -> str:
+    low, high = number(values.min()), number(values.max())
+    return low if low == high else f"{low} to {high}"

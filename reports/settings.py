@@ -1,0 +1,115 @@
+"""build_settings(): the page on the settings that theory's rules give, whole or not at all."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from reports.formats import count, number, setting, share, target_text
+from reports.rows import in_order
+from reports.settings_figure import settings_figure
+from reports.settings_rows import COLUMNS, PAPER, PUBLISHED, over_seeds
+from reports.settings_verdicts import findings
+from reports.study import Page, build_study, plus_minus
+
+
+def build_settings(rows: pd.DataFrame, run: dict[str, Any], directory: Path) -> Path:
+    """Writes the page and returns the path of its `index.html`; see `build_study`."""
+    return build_study(_PAGE, rows, run, directory)
+
+
+def _context(rows: pd.DataFrame) -> dict[str, Any]:
+    table = over_seeds(rows)
+    paper = table[table["rule"] == PAPER]
+    return {
+        "target": target_text(table["target"].iloc[0]),
+        "problems": [
+            {
+                "name": problem,
+                "facts": _facts(own.iloc[0]),
+                "rows": [_settings(row) for _, row in own.iterrows()],
+            }
+            for problem in in_order(table["problem"])
+            for own in [table[table["problem"] == problem]]
+        ],
+        "decomposition": [_decomposition(row) for _, row in paper.iterrows() if not math.isnan(row["bias"])],
+        "published": [
+            {
+                "model": each.model,
+                "parameters": each.parameters,
+                "data": each.data,
+                "step": setting(each.step_size),
+                "steps": count(each.num_steps),
+                "batch": each.batch,
+                "time": number(each.time),
+            }
+            for each in PUBLISHED
+        ],
+    }
+
+
+def _facts(row: pd.Series) -> list[tuple[str, str, str]]:
+    largest, trace = row["measured_largest"], row["measured_trace"]
+    return [
+        ("p", count(row["dimension"]), "parameters"),
+        ("n", count(row["num_examples"]), "training examples"),
+        ("λ", setting(row["damping"]), "damping"),
+        ("λ_max", number(largest), "largest eigenvalue of H"),
+        ("λ/λ_max", number(row["damping"] / largest), "how strong the damping is"),
+        ("Tr(H)", plus_minus(trace, row["measured_trace_error"]), "with its standard error"),
+        (
+            "C ≥",
+            plus_minus(row["measured_heterogeneity"], row["measured_heterogeneity_error"]),
+            "max Tr(h_i)/Tr(H)",
+        ),
+        ("R", number(row["measured_noise_constant"]), "the least with E h² ⪯ R (H + λ)"),
+        (
+            "R/Tr(H)",
+            number(row["measured_noise_constant"] / trace),
+            "about 1 where examples are alike and λ is small",
+        ),
+    ]
+
+
+def _settings(row: pd.Series) -> dict[str, Any]:
+    return {
+        "rule": row["rule"],
+        "status": row["status"],
+        "met": "met" if row["met"] else "missed",
+        "step": number(row["step_size"]),
+        "batch": "all data" if row["full_data"] else count(row["batch_size"]),
+        "steps": count(row["num_steps"]),
+        "chains": count(row["chains"]),
+        "time": number(row["step_size"] * row["damping"] * row["num_steps"]),
+        "error": number(row["error"]),
+        "predicted": number(row["predicted_error"]),
+        "estimated": number(row["estimated_error"]),
+        "work": number(row["total_work"]),
+        "why": row["why"],
+        "reason": row["reason"],
+    }
+
+
+def _decomposition(row: pd.Series) -> dict[str, str]:
+    return {
+        "name": row["problem"],
+        "error": number(row["error"]),
+        "bias": number(row["bias"]),
+        "noise": number(row["noise"]),
+        "bias_from_rhs": share(row["bias_from_rhs"]),
+        "bias_bound": share(row["bias_bound"]),
+        "solution_share": share(row["solution_share"]),
+        "half": number(row["half_step_second_moment"]),
+        "stable": "holds" if row["half_step_second_moment"] < 1 else "fails",
+        "batch": count(row["batch_size"]),
+    }
+
+
+_PAGE = Page(
+    "settings.html.j2",
+    COLUMNS,
+    findings,
+    {"settings": lambda rows: settings_figure(over_seeds(rows))},
+    _context,
+)

@@ -1,0 +1,110 @@
+"""Where the paper's rule holds, where not, and the numbers that explain it, from the rows alone."""
+
+import math
+
+import pandas as pd
+
+from reports.formats import count, number, share, target_text, times
+from reports.rows import in_order
+from reports.settings_rows import PAPER, SHARP, over_seeds
+
+
+def findings(rows: pd.DataFrame) -> dict[str, str]:
+    """First over all problems, then a paragraph for each."""
+    table = over_seeds(rows)
+    told = {"Over all problems": _overall(table)}
+    for problem in in_order(table["problem"]):
+        own = table[table["problem"] == problem]
+        sentences = [_paper(own[own["rule"] == PAPER]), _sharp(own)]
+        told[problem] = " ".join(sentence for sentence in sentences if sentence)
+    return told
+
+
+def _overall(table: pd.DataFrame) -> str:
+    target = target_text(table["target"].iloc[0])
+    clauses = []
+    for rule, name in ((PAPER, "the paper's rule"), (SHARP, "the sharp rule")):
+        own = table[table["rule"] == rule]
+        if len(own):
+            clauses.append(f"{name} ends within {target} on {int(own['met'].sum())} of {len(own)} problems")
+    text = "; ".join(clauses)
+    return f"{text[0].upper()}{text[1:]}.{_what_fails(table[table['rule'] == PAPER])}"
+
+
+def _what_fails(paper: pd.DataFrame) -> str:
+    """Bias or sampling: which misses the target, where the error is known in parts."""
+    known = paper[paper["bias"].notna() & ~paper["met"]]
+    if not len(known):
+        return ""
+    biased = int((known["bias"] > known["target"]).sum())
+    unstable = int((known["half_step_second_moment"] >= 1).sum())
+    return (
+        f" Of the {len(known)} that it misses, its bias alone would miss {biased or 'none'}: at most "
+        f"{share(known['bias'].max())} of ‖u*‖ is left of the start. Sampling is not stable in mean square, "
+        f"ηL_b/2 ≥ 1, on {unstable or 'none'} of them."
+    )
+
+
+def _paper(own: pd.DataFrame) -> str:
+    if not len(own):
+        return ""
+    row = own.iloc[0]
+    if not row["usable"]:
+        return f"The paper's rule gives no answer ({row['status'].replace('_', ' ')}): {_instability(row)}."
+    if math.isnan(row["error"]):
+        return "The paper's rule gives an answer, whose error is unknown: there is no reference."
+    parts = _parts(row)
+    if row["met"]:
+        return f"The paper's rule holds: {share(row['error'])} error{parts}."
+    causes = []
+    if row["bias"] > row["target"]:
+        causes.append(
+            f"its bias is {share(row['bias_from_rhs'])} of ‖b‖/λ, as promised (at most "
+            f"{share(row['bias_bound'])}), but ‖u*‖ is only {share(row['solution_share'])} of ‖b‖/λ"
+        )
+    if row["noise"] > row["target"]:
+        causes.append(_instability(row))
+    why = f": {'; and '.join(causes)}" if causes else ""
+    return f"The paper's rule misses: {share(row['error'])} error{parts}{why}."
+
+
+def _parts(row: pd.Series) -> str:
+    """The two parts of the error, as far as they are known; they add as squares on average."""
+    if math.isnan(row["bias"]) or math.isnan(row["noise"]):
+        return ""
+    return f", of which {share(row['bias'])} bias and {share(row['noise'])} sampling noise"
+
+
+def _instability(row: pd.Series) -> str:
+    half = row["half_step_second_moment"]
+    batch = f"mini-batches of {count(row['batch_size'])}"
+    unequal = ""
+    if row["measured_heterogeneity"] >= 2:
+        unequal = (
+            f", since the trace does not see that the largest example has "
+            f"{number(row['measured_heterogeneity'])} times the mean's trace"
+        )
+    if math.isnan(half):
+        return f"{batch} are too noisy for the step{unequal}"
+    if half >= 1:
+        return (
+            f"{batch} are too small for the step, ηL_b/2 = {number(half)} where stability asks for less "
+            f"than 1{unequal}"
+        )
+    return f"{batch} are stable, ηL_b/2 = {number(half)}, but their noise stays"
+
+
+def _sharp(own: pd.DataFrame) -> str:
+    sharp, paper = own[own["rule"] == SHARP], own[own["rule"] == PAPER]
+    if not len(sharp):
+        return ""
+    row = sharp.iloc[0]
+    if not row["usable"]:
+        return f"The sharp rule gives no answer ({row['status'].replace('_', ' ')}): {row['reason']}."
+    data = "all data" if row["full_data"] else f"mini-batches of {count(row['batch_size'])}"
+    error = "an unknown error" if math.isnan(row["error"]) else f"{share(row['error'])} error"
+    cost = f"{number(row['total_work'])} gradient equivalents"
+    beside = ""
+    if len(paper) and paper.iloc[0]["total_work"] > 0:
+        beside = f", {times(row['total_work'] / paper.iloc[0]['total_work'])} the paper's rule"
+    return f"The sharp rule uses {data} and ends at {error} for {cost}{beside}."

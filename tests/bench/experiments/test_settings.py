@@ -1,0 +1,70 @@
+"""Rules, what they chose, and the parts of the paper's error, against a run without noise."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+import problems
+import solvers
+from bench.experiments.settings import Settings
+from problems import Problem
+
+
+def rows_of(problem: Problem, rule: str, seed: int = 0) -> dict:
+    study = Settings(target=0.1, budget=60.0)
+    prepared = study.prepare(problem, lambda what, share: None)
+    (row,) = study.measure(problem, prepared, {"rule": rule}, seed, lambda what, share: None)
+    return row
+
+
+@pytest.fixture(scope="module")
+def quadratic() -> Problem:
+    return problems.load("quadratic", dimension=12, num_examples=60, num_columns=3, damping=0.5)
+
+
+def test_the_papers_error_is_taken_apart_exactly(quadratic: Problem) -> None:
+    """The mean iterate is that of a run on all data, by LiSSA's own recursion."""
+    row = rows_of(quadratic, "paper")
+    step, steps, batch = row["step_size"], int(row["num_steps"]), int(row["batch_size"])
+    mean = solvers.solve(quadratic, solvers.load("lissa", step_size=step, num_steps=steps, batch_size="full"))
+    sampled = solvers.solve(quadratic, solvers.load("lissa", rule="paper", target=0.1), seed=0)
+    assert mean.error is not None
+    assert mean.x is not None
+    assert sampled.x is not None
+    reference = quadratic.reference
+    assert reference is not None
+    assert row["bias"] == pytest.approx(float(mean.error.max()), rel=1e-9)
+    noise = (sampled.x - mean.x).norm(dim=0) / reference.norm(dim=0)
+    assert row["noise"] == pytest.approx(float(noise.max()), rel=1e-9)
+    rhs = quadratic.columns()
+    start = rhs.norm(dim=0) / 0.5
+    assert row["bias_from_rhs"] == pytest.approx(
+        float(((mean.x - reference).norm(dim=0) / start).max()), rel=1e-9
+    )
+    assert row["solution_share"] == pytest.approx(float((reference.norm(dim=0) / start).min()), rel=1e-12)
+    assert row["bias_from_rhs"] <= row["bias_bound"]
+    matrix = quadratic.operator.matrix
+    shifted = matrix + 0.5 * torch.eye(12, dtype=matrix.dtype)
+    moment = quadratic.operator.second_moment(batch) + 2 * 0.5 * matrix + 0.25 * torch.eye(12)
+    sharp = float(torch.linalg.eigvals(torch.linalg.solve(shifted, moment)).real.max())
+    assert row["half_step_second_moment"] == pytest.approx(step * sharp / 2, rel=1e-2)
+
+
+def test_the_papers_rule_is_what_the_spectrum_says(quadratic: Problem) -> None:
+    row = rows_of(quadratic, "paper")
+    whole = row["measured_largest"] + 0.5
+    assert row["step_size"] == pytest.approx(1 / whole, rel=1e-2)
+    assert row["step_size"] * 0.5 * row["num_steps"] == pytest.approx(2.25, rel=0.5 / row["num_steps"] + 1e-9)
+    assert row["batch_size"] == math.ceil(row["measured_trace"] / whole)
+
+
+def test_the_sharp_rule_reaches_its_target(quadratic: Problem) -> None:
+    row = rows_of(quadratic, "sharp")
+    assert row["status"] == "finished"
+    assert row["error"] <= 0.2  # a root mean square, of which a single run may end at twice
+    assert row["predicted_error"] <= 0.1
+    assert row["why"]
+    assert "bias" not in row

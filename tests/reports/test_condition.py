@@ -1,0 +1,98 @@
+import math
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from reports.condition import build_condition
+from reports.condition_figure import condition_figure
+from reports.condition_rows import over_seeds
+from reports.condition_verdicts import findings, listed
+from tests.reports.test_report import Page
+
+
+def row(batch_size: int, noise: float, **values: Any) -> dict[str, Any]:
+    """Tr(H) = 3 and C = 4, so that the right side is 9/b or 36/b; (R − λ_max)/Tr(H) = (5 − 2)/3 = 1."""
+    return {
+        "problem": "tiny", "seed": 0, "dimension": 8, "num_examples": 20, "damping": 0.1, "failure": "",
+        "batch_size": batch_size, "noise": noise, "noise_error": noise / 10, "trace": 3.0, "trace_error": 0.0,
+        "heterogeneity": 4.0, "heterogeneity_error": 0.0, "largest": 2.0, "noise_constant": 5.0,
+    } | values  # fmt: skip
+
+
+def verdict(rows: list[dict[str, Any]]) -> str:
+    return findings(pd.DataFrame(rows))["tiny"]
+
+
+def test_sides_are_means_over_seeds_with_their_errors():
+    rows = [row(2, 4.0, noise_error=0.3), row(2, 5.0, noise_error=0.4, seed=1)]
+    (side,) = over_seeds(pd.DataFrame(rows)).to_dict("records")
+    assert side["noise"] == 4.5
+    assert side["noise_error"] == pytest.approx(0.25)  # √(0.3² + 0.4²)/2
+    assert (side["equal"], side["unequal"], side["ratio"]) == (4.5, 18.0, 1.0)
+    assert side["ratio_error"] == pytest.approx(0.25 / 4.5)
+    assert (side["verdict"], side["unequal_verdict"], side["needed"]) == ("undecided", "holds", 1.0)
+
+
+def test_errors_of_trace_and_heterogeneity_go_into_the_right_side():
+    values = {"trace_error": 0.3, "heterogeneity_error": 0.4}
+    (side,) = over_seeds(pd.DataFrame([row(1, 1.0, **values)])).to_dict("records")
+    assert side["equal_error"] == pytest.approx(9 * 0.2)  # twice the trace's relative error of 0.1
+    assert side["unequal_error"] == pytest.approx(36 * math.hypot(0.2, 0.1))
+
+
+@pytest.mark.parametrize(
+    ("noise", "word"),
+    [(9.0, "undecided"), (7.4, "holds"), (7.6, "undecided"), (11.0, "undecided"), (11.4, "fails")],
+)
+def test_a_difference_within_two_standard_errors_is_none(noise, word):
+    # 9 − 7.4 = 1.6 > 2 · 0.74; 9 − 7.6 = 1.4 < 2 · 0.76; 11 − 9 = 2 < 2.2; 11.4 − 9 = 2.4 > 2.28.
+    assert over_seeds(pd.DataFrame([row(1, noise)]))["verdict"][0] == word
+
+
+def test_verdict_says_where_it_holds_and_what_traces_do_not_show():
+    assert verdict([row(1, 3.6), row(4, 0.9, noise_constant=8.0)]) == (
+        "With C = 1 the mini-batches' noise is 0.400 times what the condition allows: it holds at b = 1 "
+        "and 4. With the measured C = 4 it is 0.100 times the right side. "
+        "In no direction that was found do the matrices ask for C > 1."
+    )
+    told = verdict([row(1, 3.6, noise_constant=8.0), row(4, 4.5), row(16, 0.5625)])
+    assert "0.400 to 2 times what the condition allows: it holds at b = 1, no more than two" in told
+    assert "standard errors decide at b = 16 and it fails at b = 4." in told
+    assert told.endswith("In one direction the matrices ask for C ≥ 2, which the traces do not show.")
+
+
+def test_verdict_where_even_the_measured_heterogeneity_is_too_small_or_unknown():
+    assert "0.500 to 1.50 times the right side and fails at b = 2." in verdict([row(1, 18.0), row(2, 27.0)])
+    unknown = {"heterogeneity": math.nan, "heterogeneity_error": math.nan, "noise_constant": math.nan}
+    assert verdict([row(1, 18.0, **unknown)]).endswith(
+        "The curvature of single examples is unknown here, so C was not measured."
+    )
+
+
+def test_listed():
+    assert [listed(list("abc"[:count])) for count in (1, 2, 3)] == ["a", "a and b", "a, b and c"]
+
+
+def test_figure_shows_both_sides_over_the_batch_size():
+    sides = over_seeds(pd.DataFrame([row(4, 1.0), row(1, 4.0), row(1, 8.0, problem="other")]))
+    first, second = condition_figure(sides).axes
+    lines = {
+        tuple(np.round(np.asarray(line.get_ydata(), float), 9))
+        for line in first.lines
+        if len(line.get_xdata()) == 2
+    }
+    assert {(9.0, 2.25), (36.0, 9.0), (4.0, 1.0)} <= lines
+    assert first.get_title(loc="left") == "tiny"
+    assert second.get_title(loc="left") == "other"
+
+
+def test_page_has_the_numbers(tmp_path, monkeypatch):
+    monkeypatch.setattr("reports.paper.DPI", 30)
+    rows = pd.DataFrame([row(1, 3.6), row(4, 4.5)])
+    html = build_condition(rows, {"experiment": {"title": "Condition"}}, tmp_path / "page").read_text("utf-8")
+    text = " ".join(Page(html).text.split())
+    assert "1 3.60 ± 0.36 9 0.400 ± 0.040 holds 36 0.100 holds" in text
+    assert "4 4.50 ± 0.45 2.25 2.00 ± 0.20 fails 9 0.500 holds" in text
+    assert "Tr(H)/λ_max 1.50 C ≥ 4 R/Tr(H) 1.67 C from R ≥ 1" in text
