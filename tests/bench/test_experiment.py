@@ -77,7 +77,7 @@ def test_solvers_restricted_to_other_problems_drop_out() -> None:
         ({"problems": [{"name": "quadratics"}]}, "no problem 'quadratics'; did you mean 'quadratic'"),
         ({"solvers": [{"name": "cg", "settings": {"tol": 1}}]}, "no setting 'tol'; did you mean 'tolerance'"),
         ({"problems": [{"name": "quadratic", "parameters": {"damping": "x"}}]}, "damping is 'x'"),
-        ({"solvers": [{"name": "lissa", "settings": {"step_size": 1}}]}, "num_steps is missing"),
+        ({"solvers": [{"name": "neumann", "settings": {"num_steps": 1}}]}, "step_size is missing"),
         ({"solvers": [{"name": "cg"}, {"name": "cg"}]}, "solver cg is listed twice"),
         ({"problems": [{"name": "quadratic"}, {"name": "quadratic"}]}, "problem quadratic is listed twice"),
         ({"solvers": [{"name": "cg", "only_on": ["quadratik"]}]}, "only_on: there is no problem 'quadratik'"),
