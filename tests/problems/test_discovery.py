@@ -74,8 +74,8 @@ def test_unknown_solvers_and_settings_suggest_the_nearest() -> None:
         solvers.load("lisa")
     with pytest.raises(ValueError, match="no setting 'tolerence'; did you mean 'tolerance'"):
         solvers.load("cg", tolerence=1)
-    with pytest.raises(ValueError, match="num_steps is missing and has no default"):
-        solvers.load("lissa", step_size=0.1)
+    with pytest.raises(ValueError, match="step_size is missing and has no default"):
+        solvers.load("neumann", num_steps=10)
     with pytest.raises(ValueError, match="tolerance is 'small'"):
         solvers.load("cg", tolerance="small")
 
