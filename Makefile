@@ -2,13 +2,14 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: help quickstart test slow lint benchmark products clean
+.PHONY: help quickstart test slow lint benchmark autotune products clean
 
 help:
 	@echo "make quickstart   install into .venv and compare all solvers on small real problems (about a minute)"
 	@echo "make test         the tests; make slow adds the long ones"
 	@echo "make lint         ruff and mypy"
 	@echo "make benchmark    the pytest-benchmark suite; results are kept in .benchmarks for --benchmark-compare"
+	@echo "make autotune     self-tuned LiSSA against the best settings of a grid search (a quarter of an hour)"
 	@echo "make products     curvature products against a gradient, with a report (some minutes)"
 
 $(INSTALLED): pyproject.toml constraints.txt
@@ -32,6 +33,9 @@ lint: $(INSTALLED)
 
 benchmark: $(INSTALLED)
 	$(BIN)/python -m pytest bench/suite --benchmark-autosave
+
+autotune: $(INSTALLED)
+	$(BIN)/python -m pytest bench/suite/bench_autotune.py -m slow --benchmark-autosave
 
 products: $(INSTALLED)
 	mkdir -p results

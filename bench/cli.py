@@ -22,11 +22,14 @@ from rich.table import Table
 import problems
 import reports
 import solvers
+from bench import diagnose_command, runner, study, study_runner
 from bench import experiment as experiments
-from bench import runner
-from bench.specification import parse
+from bench.diagnose import DEFAULT_BUDGET
+from bench.diagnosis_text import print_diagnosis
+from bench.lissa_settings import Settings
+from bench.specification import Specification, parse
 from bench.store import Store
-from problems.validation import explain
+from problems.validation import explain, unknown
 
 app = typer.Typer(
     help="Compare solvers of inverse Hessian-vector products, x = (H + λI)⁻¹ b.",
@@ -49,7 +52,10 @@ class Listed(StrEnum):
 @app.command()
 def run(
     experiment: Annotated[
-        str, typer.Argument(help="A named experiment or a TOML file.")
+        str,
+        typer.Argument(
+            help="A named experiment, a study as STUDY[:param=value,...], or a TOML or Python file."
+        ),
     ] = experiments.DEFAULT,
     solver: Annotated[
         list[str] | None,
@@ -72,24 +78,39 @@ def run(
     """Run an experiment and build its report."""
     if resume and out is None:
         raise ValueError("--resume continues the run of a given folder: name it with --out")
-    chosen = experiments.load_experiment(experiment).with_changes(
-        [parse(text) for text in problem or []],
-        [parse(text) for text in solver or []],
-        seeds=None if seeds is None else tuple(range(seeds)),
-        device=device,
-        dtype=dtype,
-    )
-    plan = experiments.plan(chosen)
-    directory = out or Path("results") / f"{chosen.name}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
-    completed = runner.run(plan, directory, resume=resume, console=console)
-    if not Store(directory).report.exists():
+    chosen_problems = [parse(text) for text in problem or []]
+    named = _named_study(experiment)
+    if named:
+        if solver:
+            raise ValueError(f"{named.name} is a study, which chooses its own solvers: leave out -s")
+        study_plan = study.plan(named, chosen_problems, seeds=seeds, device=device, dtype=dtype)
+        directory = out or _new_directory(study_plan.request.name)
+        completed = study_runner.run(study_plan, directory, resume=resume, console=console)
+    else:
+        chosen = experiments.load_experiment(experiment).with_changes(
+            chosen_problems,
+            [parse(text) for text in solver or []],
+            seeds=None if seeds is None else tuple(range(seeds)),
+            device=device,
+            dtype=dtype,
+        )
+        plan = experiments.plan(chosen)
+        directory = out or _new_directory(chosen.name)
+        completed = runner.run(plan, directory, resume=resume, console=console)
+    store = Store(directory)
+    if not store.report.exists():
         raise typer.Exit(130)
-    _print_summary(pd.read_csv(Store(directory).report / "tables" / "comparison.csv"))
+    if named:
+        findings = (store.report / "findings.txt").read_text(encoding="utf-8")
+        console.print(findings, highlight=False, markup=False)
+    else:
+        _print_summary(pd.read_csv(store.report / "tables" / "comparison.csv"))
     console.print(f"\nReport: {directory / 'report' / 'index.html'}", soft_wrap=True)
     if not completed:
         errors.print("Interrupted: the report holds the cells that were finished; go on with --resume.")
         raise typer.Exit(130)
-    failures = int((Store(directory).read()[0]["status"] == "failed").sum())
+    rows = store.read_rows()
+    failures = int(((rows["failure"] != "") if named else (rows["status"] == "failed")).sum())
     if failures:
         errors.print(f"{failures} cells failed; the report says why.")
         raise typer.Exit(1)
@@ -108,6 +129,39 @@ def report(
     console.print(f"Report: {page}", soft_wrap=True)
     if open_page:
         webbrowser.open(page.resolve().as_uri())
+
+
+@app.command()
+def diagnose(
+    problem: Annotated[
+        str, typer.Argument(help="PROBLEM[:param=value,...], or FILE.py with a function problem().")
+    ],
+    budget: Annotated[float, typer.Option(help="Gradient equivalents to spend.")] = DEFAULT_BUDGET,
+    target: Annotated[float, typer.Option(help="Relative error wanted.")] = 0.05,
+    damping: Annotated[float | None, typer.Option(help="Another λ than the problem's.")] = None,
+    step_size: Annotated[float | None, typer.Option(help="Your LiSSA's step size, to be judged.")] = None,
+    batch_size: Annotated[str | None, typer.Option(help='Your LiSSA\'s batch size, or "full".')] = None,
+    num_steps: Annotated[int | None, typer.Option(help="Your LiSSA's number of steps.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the estimates, and of a named problem.")] = 0,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N, of a named problem.")] = None,
+    dtype: Annotated[str | None, typer.Option(help="float32 or float64, of a named problem.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the page [results/diagnosis-NAME-TIME].")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON only.")] = False,
+) -> None:
+    """Measure a problem's spectrum, judge LiSSA's settings, predict what solvers cost, recommend one."""
+    settings = Settings(step_size, _batch_size(batch_size), num_steps)
+    asked = diagnose_command.Asked(problem, budget, target, damping, settings, seed, device, dtype)
+    found, stored = diagnose_command.run(asked, errors)
+    if out or not as_json:
+        directory = out or diagnose_command.new_directory(problem)
+        page = reports.build_diagnosis(stored, directory)
+    if as_json:
+        print(json.dumps(stored, indent=2, ensure_ascii=False, allow_nan=False))
+        return
+    print_diagnosis(found, console)
+    console.print(f"\nReport: {page}", soft_wrap=True)
 
 
 @app.command("list")
@@ -138,6 +192,29 @@ def main() -> None:
         sys.exit(2)
 
 
+def _batch_size(text: str | None) -> int | str | None:
+    return int(text) if text is not None and text.isdecimal() else text
+
+
+def _named_study(text: str) -> Specification | None:
+    """The study that `run` is asked for, or None for an experiment; ValueError where it is neither."""
+    if text.endswith(".toml"):
+        return None
+    asked = parse(text)
+    if asked.name.endswith(".py") or asked.name in study.available():
+        return asked
+    known = experiments.available()
+    if asked.name not in known:
+        raise ValueError(unknown("experiment", asked.name, [*known, *study.available()]))
+    if asked.settings:
+        raise ValueError(f"{asked.name} is no study and takes no parameters; change its problems with -p")
+    return None
+
+
+def _new_directory(name: str) -> Path:
+    return Path("results") / f"{name}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
+
+
 def _build_products(path: Path) -> Path:
     """The page on the products in a pytest-benchmark file, in the folder beside it that has its stem."""
     try:
@@ -156,6 +233,14 @@ def _listing(what: Listed) -> list[dict[str, Any]]:
                 "solvers": [entry.name for entry in found.solvers],
             }
             for name, found in experiments.available().items()
+        ] + [
+            {
+                "name": name,
+                "summary": found.title,
+                "problems": list(found.default_problems),
+                "settings": _defaults(found),
+            }
+            for name, found in study.available().items()
         ]
     classes: Mapping[str, type] = solvers.available() if what is Listed.solvers else problems.available()
     return [
@@ -175,9 +260,10 @@ def _first_line(cls: type) -> str:
 
 
 def _settings_text(row: dict[str, Any]) -> str:
-    if "settings" in row:
-        return ", ".join(f"{name}={value}" for name, value in row["settings"].items())
-    return f"{len(row['problems'])} problems × {len(set(row['solvers']))} solvers"
+    if "solvers" in row:
+        return f"{len(row['problems'])} problems × {len(set(row['solvers']))} solvers"
+    settings = ", ".join(f"{name}={value}" for name, value in row["settings"].items())
+    return f"study of {len(row['problems'])} problems: {settings}" if "problems" in row else settings
 
 
 def _print_summary(comparison: pd.DataFrame) -> None:

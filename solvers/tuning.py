@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -23,6 +23,8 @@ CHAINS = 2
 FRACTIONS = (1.0, 0.7, 0.5, 0.25)
 # η (λ_max + λ) that are tried with all data, where the edge is 2.
 FULL_FRACTIONS = (1.0, 1.2, 1.4, 1.6, 1.8, 1.9)
+# Of those, the largest where λ_max is a sample's, which may be short of that of all data.
+MOST_OF_A_SAMPLE = 1.4
 # Shares of the steps that pass before averaging begins; 1 takes the last iterates as they are, which is
 # best where contraction limits and not noise.
 WAITS = (0.3, 0.5, 0.7, 1.0)
@@ -74,19 +76,15 @@ def make_plan(
     Raises Breakdown where a step size or a batch size that was set admits none, and where it would take more
     steps than anyone waits for.
     """
-    whole = measured.largest + measured.damping
-    full = _cheapest(_on_all_data(measured, sides, wanted, caution))
+    full = _cheapest(_on_all_data(measured, sides, wanted, data, caution), wanted)
     full_epochs = full.epochs if full else math.inf
-    sampled = (
-        []
-        if wanted.batch_size == "full"
-        else list(_on_batches(measured, sides, wanted, data, caution, full_epochs))
-    )
-    best = _cheapest(sampled)
+    best = None
+    if wanted.batch_size != "full":
+        best = _cheapest(_on_batches(measured, sides, wanted, data, caution, full_epochs), wanted)
     if wanted.batch_size in (None, "full") and full and (best is None or full.epochs <= best.epochs):
         return full
     if best is None:
-        raise Breakdown(_too_long(measured, sides, wanted, caution, whole))
+        raise Breakdown(_too_long(measured, wanted, caution))
     return best
 
 
@@ -130,11 +128,14 @@ def epochs_of(operator: CurvatureOperator, schedule: Schedule, units_per_draw: f
     return schedule.chains * schedule.last * draws / operator.num_draws
 
 
-def _on_all_data(measured: Measured, sides: RightHandSides, wanted: Wanted, caution: float) -> Iterator[Plan]:
+def _on_all_data(
+    measured: Measured, sides: RightHandSides, wanted: Wanted, data: CurvatureOperator, caution: float
+) -> Iterator[Plan]:
     whole = (measured.largest + measured.damping) * caution
-    steps = (
-        [fraction / whole for fraction in FULL_FRACTIONS] if wanted.step_size is None else [wanted.step_size]
-    )
+    most = 2 if measured.operator is data else MOST_OF_A_SAMPLE
+    steps = [fraction / whole for fraction in FULL_FRACTIONS if fraction <= most]
+    if wanted.step_size is not None:
+        steps = [wanted.step_size]
     for step in steps:
         if step * whole < 2:
             found = steps_to(sides, wanted, Schedule(step, None, 0, 1), 1, 0.0)
@@ -189,7 +190,7 @@ def _batches(measured: Measured, wanted: Wanted, data: CurvatureOperator) -> lis
     return [max(1, round(2**power * measured.units_per_draw)) for power in range(int(math.log2(most)) + 1)]
 
 
-def _cheapest(plans: Iterator[Plan] | list[Plan]) -> Plan | None:
+def _cheapest(plans: Iterable[Plan], wanted: Wanted) -> Plan | None:
     """The plan of fewest steps among those that cost little more than the cheapest.
 
     Where the number of steps is set they all take as many: then the one that ends nearest.
@@ -197,7 +198,7 @@ def _cheapest(plans: Iterator[Plan] | list[Plan]) -> Plan | None:
     known = list(plans)
     if not known:
         return None
-    if len({plan.schedule.last for plan in known}) == 1:
+    if wanted.num_steps is not None:
         return min(known, key=lambda plan: (plan.error, plan.epochs))
     least = min(plan.epochs for plan in known)
     return min(
@@ -206,7 +207,8 @@ def _cheapest(plans: Iterator[Plan] | list[Plan]) -> Plan | None:
     )
 
 
-def _too_long(measured: Measured, sides: RightHandSides, wanted: Wanted, caution: float, whole: float) -> str:
+def _too_long(measured: Measured, wanted: Wanted, caution: float) -> str:
+    whole = measured.largest + measured.damping
     if wanted.step_size is not None and wanted.step_size * whole * caution >= 2:
         return (
             f"step_size is {wanted.step_size:g}; even on all data it must be below 2/(λ_max + λ) = "

@@ -1,6 +1,6 @@
 """LiSSA that chose its settings against the best of a grid search: examples to the same error.
 
-`pytest bench/suite/bench_autotune.py` takes some minutes, nearly all of it for the grid.
+`make autotune` takes about a quarter of an hour, nearly all of it for the grid.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ SEEDS = 10
 # No more than this many times the examples of the cheapest setting, on so many of the seeds.
 AT_MOST = 3.0
 ON_SEEDS = 9
+
+pytestmark = pytest.mark.slow
 
 PROBLEMS: dict[str, dict[str, Any]] = {
     "quadratic": {},
