@@ -18,7 +18,6 @@ from bench.diagnosis import (
     Subject,
     lowest_ritz_value,
 )
-from bench.krylov_prediction import cg_coefficients, cg_history, last_error, minres_residuals, with_column
 from bench.predicted_solvers import Piloted, PredictedSolver
 from problems import CurvatureOperator, Problem
 from problems.spectrum import Spectrum, measure
@@ -27,7 +26,8 @@ from problems.spectrum.smoothness import sampled_noise_constant
 from problems.spectrum.spectral_measure import SpectralMeasure
 from problems.spectrum.summary import SMALLEST_BUDGET
 from problems.work import Work
-from solvers.measured import SAMPLED_EXAMPLES, Measured, sample_of
+from solvers.krylov_prediction import cg_coefficients, cg_history, last_error, minres_residuals, with_column
+from solvers.measured import SAMPLED_EXAMPLES, Measured, margin, sample_of
 from solvers.pilot import NOISE_STEPS as PILOT_NOISE_STEPS
 from solvers.pilot import STEPS, pilot
 from solvers.solver import Breakdown
@@ -117,7 +117,12 @@ class Session:
         b = self.problem.columns(slice(0, self.piloted_columns))
         products = self.columns(b.shape[1])
         with _definite():
-            sides = self._spend("pilot", lambda: pilot(self.operator, damping, b, self._generator(1), "rhs"))
+            sides = self._spend(
+                "pilot",
+                lambda: pilot(
+                    self.operator, self.operator, damping, smallest + damping, b, self._generator(1), "rhs"
+                ),
+            )
             measured = self._measured(spectrum)
             found = self._spend("cg", lambda: self._conjugate_gradients(b, smallest + damping, target))
         rules = sides.measure.nodes, sides.measure.weights
@@ -288,6 +293,7 @@ class Session:
             spectrum.extremes.smallest.value,
             constant,
             operator.num_examples / operator.num_draws,
+            margin(operator, damping, spectrum.extremes),
         )
 
     def _generator(self, stream: int) -> torch.Generator:

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 
 import torch
 
-from bench.krylov_prediction import CGHistory
 from bench.lissa_settings import JudgedSettings, judge, papers_schedule, sampled_plan
 from problems import Problem
 from problems.spectrum import Spectrum
 from solvers import theory, tuned_lissa
 from solvers.exact import Exact
+from solvers.krylov_prediction import CGHistory
 from solvers.measured import MOST_PRODUCTS, NOISE_STEPS, TRACE_PRODUCTS, Measured, sample_of
 from solvers.prediction import RightHandSides, Schedule, relative
 from solvers.solver import Breakdown
@@ -295,7 +295,7 @@ def _worst_case(piloted: Piloted, specification: str, setup: float) -> Predicted
 
 def _pilot_share(piloted: Piloted) -> float:
     """The part of the data that self-tuned LiSSA makes its pilot on."""
-    sample = sample_of(piloted.problem.operator, torch.Generator(), tuned_lissa._pilot_size(piloted.measured))
+    sample = sample_of(piloted.problem.operator, torch.Generator(), tuned_lissa.pilot_size(piloted.measured))
     return sample.num_draws / piloted.problem.operator.num_draws
 
 

@@ -25,15 +25,16 @@ class LiSSA(Solver):
 
     With step size η, batch size b and A = I − η(H + λ): the mean iterate converges iff
     0 < η < 2/(λ_max + λ); the mean square iff S ↦ A S A + η² E[(H̃ − H) S (H̃ − H)] contracts (Klochkov & Liu
-    2024), for which `solvers.theory.mean_square_threshold` gives the largest η. A step costs
-    (1 + 4k)/3 · b/n gradient equivalents.
+    2024), for which `solvers.theory.mean_square_threshold` gives the largest η. A step of one chain costs a
+    product's (1 + 4k)/3 · b/n gradient equivalents.
 
     What is "auto" is chosen from the curvature, measured in set-up, and from a pilot on b, by the `rule`:
     "sharp" makes it the cheapest schedule that is predicted to end within the relative error `target` of
     the worst column, confirms that it is stable, averages the tails of two chains, and ends when its own
     estimate of the error says so; where mini-batches would cost more than iterating on all data it does
-    that. "paper" is η = 1/(λ_max + λ), b = Tr(H)/(λ_max + λ), ηλT = 2.25 (Klochkov & Liu 2024). What was
-    measured, chosen and predicted stands in `Solution.diagnostics`.
+    that. A budget of `solve` is first looked at after the pilot. "paper" is η = 1/(λ_max + λ), b =
+    Tr(H)/(λ_max + λ), ηλT = 2.25 (Klochkov & Liu 2024). What was measured, chosen and predicted stands in
+    `Solution.diagnostics`.
 
     `batch_size`: examples, or tokens of a language model, drawn with replacement at each step, or "full"
     for all of them once. `start`: "rhs" begins at b/λ, exact where H is flat; "zero" at 0. In the terms of

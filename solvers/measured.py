@@ -37,6 +37,8 @@ class Measured:
     smallest: float
     noise_constant: float
     units_per_draw: float
+    # λ_min(H + λI) is no less; λ itself for H ⪰ 0.
+    margin: float
 
     def second_moment(self, batch_size: int) -> float:
         """Upper bound of L_b for mini-batches of `batch_size` units."""
@@ -76,6 +78,7 @@ def measure_curvature(operator: CurvatureOperator, damping: float, generator: to
         extremes.smallest.value,
         noise.value.value,
         operator.num_examples / operator.num_draws,
+        margin(operator, damping, extremes),
     )
 
 
@@ -96,6 +99,15 @@ def sample_of(
     if operator.num_draws <= 2 * size:
         return operator
     return operator.subset(torch.randperm(operator.num_draws, generator=generator)[:size])
+
+
+def margin(operator: CurvatureOperator, damping: float, extremes: Extremes) -> float:
+    """A lower bound of λ_min(H + λI) by the Ritz value's residual; the Ritz value where that is not > 0."""
+    if operator.is_psd:
+        return damping
+    smallest = min(0.0, extremes.smallest.value)
+    sure = smallest - extremes.smallest_residual + damping
+    return sure if sure > 0 else smallest + damping
 
 
 def _extremes(operator: CurvatureOperator, damping: float, generator: torch.Generator) -> Extremes:

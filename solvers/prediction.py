@@ -42,9 +42,9 @@ class Schedule:
 
 def mean_decay(schedule: Schedule, values: Tensor) -> Tensor:
     """The mean of (1 − ηx)ᵗ over the window, for x = μ + λ in `values`: what is left there of the start."""
-    q = 1 - schedule.step_size * values
     length = schedule.last - schedule.first
-    return q ** (schedule.first + 1) * (1 - q**length) / ((1 - q) * length)
+    q, geometric = _sums(schedule.step_size * values, length)
+    return q ** (schedule.first + 1) * geometric / length
 
 
 def mean_variance(schedule: Schedule, values: Tensor) -> Tensor:
@@ -53,12 +53,13 @@ def mean_variance(schedule: Schedule, values: Tensor) -> Tensor:
     e_t = q e_{t−1} + η ξ_t from e_0 = 0, q = 1 − ηx; noise before the window decays through it, that within
     it through the rest. For the last iterate, and t → ∞: η/(x(2 − ηx)).
     """
-    q = 1 - schedule.step_size * values
+    gap = schedule.step_size * values
     length, before = schedule.last - schedule.first, schedule.first
-    gap = 1 - q
-    geometric = (1 - q**length) / gap
-    earlier = geometric**2 * q**2 * (1 - q ** (2 * before)) / (1 - q**2)
-    squares = q**2 * (1 - q ** (2 * length)) / (1 - q**2)
+    q, geometric = _sums(gap, length)
+    # 1 − q² = gap (2 − gap)
+    _, even = _sums(gap * (2 - gap), before)
+    earlier = geometric**2 * q**2 * even
+    squares = q**2 * _sums(gap * (2 - gap), length)[1]
     within = (length - 2 * q * geometric + squares) / gap**2
     # Where hardly anything decays in the window its terms cancel, and Σ j² stands for it.
     undamped = length * (length + 1) * (2 * length + 1) / 6
@@ -66,18 +67,50 @@ def mean_variance(schedule: Schedule, values: Tensor) -> Tensor:
     return (schedule.step_size / length) ** 2 * (earlier + within)
 
 
+def transient_variance(schedule: Schedule, start: Tensor, values: Tensor) -> Tensor:
+    """What noise of the way from the start leaves in the window, for start (m,) and noise (n,): shape (m, n).
+
+    The start's part at x decays as (1 − ηx)ᵗ and at step t adds η² times its square of noise, which then
+    decays through the rest as that at y does. Noise added within the window is left out: the start is gone
+    by then.
+    """
+    length, before = schedule.last - schedule.first, schedule.first
+    q, geometric = _sums(schedule.step_size * values, length)
+    from_start = (1 - schedule.step_size * start[:, None]) ** 2
+    through = (q**2).expand(len(start), -1)
+    # Σ_{s ≤ first} aˢ⁻¹ bᶠⁱʳˢᵗ⁻ˢ = (a^first − b^first)/(a − b)
+    apart = (from_start - through).abs() > 1e-6 * (from_start + through)
+    difference = torch.where(apart, from_start - through, 1)
+    middle = before * ((from_start + through) / 2) ** max(0, before - 1)
+    summed = torch.where(apart, (from_start**before - through**before) / difference, middle)
+    return (schedule.step_size / length) ** 2 * geometric**2 * q**2 * summed
+
+
+def _sums(gap: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """q = 1 − gap and Σ_{j < count} qʲ = (1 − q^count)/gap, which does not cancel where gap is small."""
+    power = torch.where(
+        gap < 0.5,
+        -torch.expm1(count * torch.log1p(-gap.clamp(max=0.5))),
+        1 - (1 - gap) ** count,
+    )
+    return 1 - gap, power / gap
+
+
 @dataclass(frozen=True)
 class RightHandSides:
     """What the prediction wants to know of k right-hand sides b.
 
     `measure` of b; `noise` the measure of (H̃ − H)u*, u* the solution, for mini-batches of one unit, so that
-    its weights sum to Δ̃.
+    its weights sum to Δ̃. `start_noise` (k,) is the same of u_0 − u* over its energy, None for none. `unseen`
+    is the relative error that the measure of b leaves in u*: with 1, nothing is known.
     """
 
     measure: SpectralMeasure
     noise: SpectralMeasure
     damping: float
     start: Start = "rhs"
+    start_noise: Tensor | None = None
+    unseen: float = 0.0
 
     @cached_property
     def norm(self) -> Tensor:
@@ -109,11 +142,27 @@ class RightHandSides:
         return relative(self.measure.integral(left).sqrt(), self.norm)
 
     def deviation(self, schedule: Schedule) -> Tensor:
-        """Root mean square of ‖u − E u‖/‖u*‖, shape (k,), as if each step's noise were that at u*."""
+        """Root mean square of ‖u − E u‖/‖u*‖, shape (k,), from the noise at u* and that on the way to it."""
         if schedule.batch_size is None:
             return torch.zeros_like(self.solution_norm)
         variance = self.noise.integral(lambda values: mean_variance(schedule, values + self.damping))
+        if self.start_noise is not None:
+            variance = variance + self.start_noise * self._transient(schedule)
         return relative((variance / (schedule.batch_size * schedule.chains)).sqrt(), self.solution_norm)
+
+    def _transient(self, schedule: Schedule) -> Tensor:
+        """Variance (k,) that a noise of 1 times the start's energy leaves, spread as the noise at u* is."""
+        total = self.noise.weights.sum(dim=1, keepdim=True)
+        shape = self.noise.weights / total.where(total > 0, 1)
+        found = []
+        for nodes, weights, shares in zip(self.measure.nodes, self.measure.weights, shape, strict=True):
+            whole = nodes + self.damping
+            start = nodes / self.damping if self.start == "rhs" else torch.ones_like(nodes)
+            # e_0ᵀ(H + λ)e_0 by parts.
+            energy = weights * start**2 / whole
+            left = transient_variance(schedule, whole, self.noise.nodes[0] + self.damping)
+            found.append(energy @ left @ shares)
+        return torch.stack(found)
 
     def residual_deviation(self, schedule: Schedule) -> Tensor:
         """Root mean square of ‖(H + λ)(u − E u)‖/‖b‖, shape (k,)."""

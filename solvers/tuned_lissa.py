@@ -13,10 +13,10 @@ from torch import Tensor
 from problems import Problem
 from problems.operators.base import CurvatureOperator
 from solvers.measured import SAMPLE, Measured, sample_of
-from solvers.pilot import pilot
+from solvers.pilot import MOST_STEPS, UNSEEN, pilot
 from solvers.prediction import RightHandSides, Schedule, Start, relative
-from solvers.solver import Divergence, Iterate
-from solvers.theory import PAPERS_TIME
+from solvers.solver import Breakdown, Divergence, Iterate
+from solvers.theory import PAPERS_TIME, cg_steps
 from solvers.tuning import (
     CHAINS,
     SAFETY,
@@ -38,7 +38,8 @@ PROBE_STEPS = 32
 PROBE_COLUMNS = 2
 # How often the probe may halve the step.
 PROBES = 4
-# No solution is longer than ‖b‖/λ, and a path that starts there does not get this far unless it diverges.
+# No solution is longer than ‖b‖/λ_min(H + λ); a path that starts at b/λ does not get so many times as far
+# unless it diverges.
 RUNAWAY = 3.0
 # Of t steps, one in this many looks at the length: each look waits for the device.
 WATCH = 16
@@ -58,7 +59,7 @@ class _Log:
     wanted: Wanted
     # What pilot and residuals are of: all data, or a sample.
     sample: CurvatureOperator
-    pilot_epochs: float = 0.0
+    pilot_work: float = 0.0
     back_offs: int = 0
     probe_growth: float | None = None
     plan: Plan | None = None
@@ -85,7 +86,7 @@ class _Log:
             "predicted_noise": self.plan.deviation,
             "predicted_epochs": self.plan.epochs,
             "full_data_epochs": self.plan.full_epochs if math.isfinite(self.plan.full_epochs) else None,
-            "pilot_epochs": self.pilot_epochs,
+            "pilot_work": self.pilot_work,
             "probe_growth": self.probe_growth,
             "back_offs": self.back_offs,
             "why": self.why,
@@ -100,11 +101,13 @@ def iterates(
 
     Raises Breakdown where no schedule gets there, Divergence where the run ran away twice.
     """
-    before = problem.operator.work.total
-    sample = sample_of(problem.operator, generator, _pilot_size(measured))
+    before = problem.operator.work.passes
+    sample = sample_of(problem.operator, generator, pilot_size(measured))
     log = _Log(measured, wanted, sample)
-    sides = pilot(sample, problem.damping, b, generator, start)
-    log.pilot_epochs = (problem.operator.work.total - before) / _product_cost(b)
+    sides = pilot(sample, measured.operator, problem.damping, measured.margin, b, generator, start)
+    if sides.unseen > UNSEEN:
+        raise Breakdown(_unseen(measured, wanted, sides))
+    log.pilot_work = problem.operator.work.equivalents(problem.operator.work.passes - before)
     u = b / problem.damping if start == "rhs" else torch.zeros_like(b)
     caution = 1.0
     while True:
@@ -119,10 +122,12 @@ def iterates(
             return
         except _RanAway as reason:
             if log.back_offs:
+                batch = log.plan.schedule.batch_size
+                cause = "λ_max is larger than measured"
+                if batch is not None:
+                    cause = f"L_b = {log.plan.second_moment:.3g} falls short of mini-batches of {batch}"
                 raise Divergence(
-                    f"{reason}, again after its step was cut {BACK_OFF:g} times: L_b = "
-                    f"{log.plan.second_moment:.3g} is not the whole noise of mini-batches of "
-                    f"{log.plan.schedule.batch_size}"
+                    f"{reason}, again after its step was cut to 1/{BACK_OFF:g}: {cause}"
                 ) from None
             log.back_offs += 1
             caution *= BACK_OFF
@@ -147,21 +152,22 @@ def _steady_plan(
             return caution, plan
         caution *= 2
     raise Divergence(
-        f"sharp directions still grew {log.probe_growth:.3g} times in {PROBE_STEPS} steps after L_b was "
-        f"raised {caution / 2:g} times"
+        f"sharp directions still grew by a factor of {log.probe_growth:.3g} in {PROBE_STEPS} steps with L_b "
+        f"at {caution / 2:g} times its bound"
     )
 
 
 def probe(
     operator: CurvatureOperator, damping: float, schedule: Schedule, generator: torch.Generator
 ) -> float:
-    """How many times longer PROBE_STEPS steps with b = 0 make a vector of sharp directions."""
+    """How many times longer up to PROBE_STEPS steps with b = 0 make a vector of sharp directions."""
     assert schedule.batch_size is not None
     z = torch.randn(operator.shape[0], PROBE_COLUMNS, generator=generator, dtype=torch.float64)
     # One product turns it toward large eigenvalues.
     z = operator.minibatch(schedule.batch_size, generator) @ z.to(operator.device, operator.dtype)
     length = z.norm(dim=0)
-    for _ in range(PROBE_STEPS):
+    # No more than the run itself will make.
+    for _ in range(min(PROBE_STEPS, schedule.last)):
         batch = operator.minibatch(schedule.batch_size, generator)
         z = z - schedule.step_size * (batch @ z + damping * z)
     growth = float((z.norm(dim=0) / length.where(length > 0, 1)).max())
@@ -182,7 +188,7 @@ def _on_batches(
     schedule = plan.schedule
     step, first = schedule.step_size, schedule.first
     excess = noise_excess(step * plan.second_moment)
-    limit = RUNAWAY * b.norm(dim=0) / problem.damping
+    limit = RUNAWAY * b.norm(dim=0) / log.measured.margin
     chains = [start] * schedule.chains
     sums = [torch.zeros_like(b)] * schedule.chains
     checks = _checks(schedule, wanted)
@@ -203,14 +209,12 @@ def _on_batches(
         now = schedule.until(t)
         found, spread = _estimate(problem, log.sample, sides, now, tails, x, b, excess)
         error = float(found.max())
-        done = error <= wanted.target
         yield Iterate(
             x,
             diagnostics=log(estimated_error=error, noise_over_predicted=spread),
-            reason=f"estimated error {error:.2g}, target {wanted.target:g}"
-            + ("" if done else " not reached"),
+            reason=_outcome(error, wanted),
         )
-        if done or wanted.num_steps is not None:
+        if error <= wanted.target or wanted.num_steps is not None:
             return
         # All data may now be the cheaper way, noise being what it is.
         wait = first / schedule.last if schedule.averages else 1
@@ -238,28 +242,29 @@ def _on_all_data(
 ) -> Iterator[Iterate]:
     """Richardson iteration from u. `fresh`: u is the start whose bias `sides` predict, of all data.
 
-    The residual is known at each step. ‖r‖/λ bounds the error for H ⪰ 0; what is predicted, scaled by the
+    The residual is known at each step. ‖r‖/λ_min(H + λ) bounds the error; what is predicted, scaled by the
     residual's ratio to what was predicted of it, is nearer where b is as the pilot has seen it.
     """
     norm = b.norm(dim=0)
-    limit = RUNAWAY * norm / problem.damping
+    limit = RUNAWAY * norm / log.measured.margin
     last = schedule.last if wanted.num_steps is not None else round(CHECKS[-1] * schedule.last)
     for t in range(1, last + 1):
         residual = b - problem.operator @ u - problem.damping * u
-        error = relative(residual.norm(dim=0) / problem.damping, u.norm(dim=0)).double().cpu()
+        error = _bound(residual.norm(dim=0) / log.measured.margin, u.norm(dim=0)).double().cpu()
         if fresh and t > 1:
             before = Schedule(schedule.step_size, None, t - 2, t - 1)
             ratio = relative(relative(residual.norm(dim=0), norm).double().cpu(), sides.residual(before))
-            error = torch.minimum(error, sides.bias(before) * ratio)
+            nearer = sides.bias(before) * ratio
+            # A residual of which nothing was predicted says nothing of the bias.
+            error = torch.where(sides.residual(before) > 0, torch.minimum(error, nearer), error)
         u = u + schedule.step_size * residual
         if _is_watched(t):
             _watch([u], limit, t)
         worst = float(error.max())
-        done = wanted.num_steps is None and worst <= wanted.target
-        ended = done or t == last
-        reached = f"estimated error {worst:.2g}, target {wanted.target:g}" + ("" if done else " not reached")
-        yield Iterate(u, diagnostics=log(estimated_error=worst), reason=reached if ended else "")
-        if done:
+        # The error is that before the step, which one product more than its own has shown.
+        reason = _outcome(worst, wanted)
+        yield Iterate(u, diagnostics=log(estimated_error=worst), reason=reason)
+        if wanted.num_steps is None and worst <= wanted.target:
             return
 
 
@@ -284,8 +289,10 @@ def _estimate(
     predicted = excess * sides.deviation(schedule)
     seen = relative(spread.sqrt(), length)
     known = predicted > 0
-    ratio = float((seen[known] / predicted[known]).square().mean()) if known.any() else 1.0
-    noise = math.sqrt((1 + ratio) / 2)
+    ratios = torch.where(known, relative(seen, predicted), 1).square()
+    # A single column's two chains say little: half of it, and no less than all columns together.
+    common = ratios.mean()
+    noise = ((1 + torch.maximum(common, (common + ratios) / 2)) / 2).sqrt()
     residual = b - sample @ x - problem.damping * x
     seen_residual = relative(residual.double().norm(dim=0).cpu(), b.double().norm(dim=0).cpu())
     expected = torch.hypot(sides.residual(schedule), noise * excess * sides.residual_deviation(schedule))
@@ -293,8 +300,30 @@ def _estimate(
         # The sample's own noise.
         own = sides.noise.integral(torch.ones_like) / sample.num_examples
         expected = torch.hypot(expected, relative(own.sqrt(), sides.norm))
-    surplus = relative(seen_residual, expected).clamp_min(1)
-    return torch.hypot(surplus * sides.bias(schedule), SAFETY * noise * predicted), noise
+    surplus = _bound(seen_residual, expected).clamp_min(1)
+    bias = torch.where(surplus.isinf(), seen_residual, surplus * sides.bias(schedule))
+    return torch.hypot(bias, SAFETY * noise * predicted), float(noise.max())
+
+
+def _outcome(error: float, wanted: Wanted) -> str:
+    reached = "" if error <= wanted.target else " not reached"
+    return f"estimated error {error:.2g}, target {wanted.target:g}{reached}"
+
+
+def _bound(error: Tensor, length: Tensor) -> Tensor:
+    """error/length, ∞ where only the error is not 0."""
+    return torch.where(length > 0, error / length.where(length > 0, 1), torch.where(error > 0, math.inf, 0.0))
+
+
+def _unseen(measured: Measured, wanted: Wanted, sides: RightHandSides) -> str:
+    whole = measured.largest + measured.damping
+    return (
+        f"after {MOST_STEPS} products CG's answer may still be {sides.unseen:.2g} off, so that no plan can "
+        f"be trusted: λ = {measured.damping:g} lies {whole / measured.margin:.1e} times below λ_max + λ, "
+        f"where LiSSA needs up to {math.log(1 / wanted.target) * whole / measured.margin:.1e} steps on all "
+        f"data, and CG up to {cg_steps(whole / measured.margin, wanted.target):,}. Use cg or exact, "
+        "precondition, or raise damping"
+    )
 
 
 def _is_watched(step: int) -> bool:
@@ -305,7 +334,7 @@ def _watch(chains: list[Tensor], limit: Tensor, step: int) -> None:
     for u in chains:
         factor = float(relative(u.norm(dim=0), limit).max()) * RUNAWAY
         if not factor <= RUNAWAY:
-            raise _RanAway(f"‖u‖ reached {factor:.3g} times ‖b‖/λ at step {step}")
+            raise _RanAway(f"‖u‖ reached {factor:.3g} times what a solution can be at step {step}")
 
 
 def _checks(schedule: Schedule, wanted: Wanted) -> list[int]:
@@ -324,7 +353,7 @@ def _why(plan: Plan, wanted: Wanted) -> str:
     return f"mini-batches: predicted {plan.epochs:.3g} passes over the data{share}"
 
 
-def _pilot_size(measured: Measured) -> int:
+def pilot_size(measured: Measured) -> int:
     """Draws that pilot and residuals use, so that the pilot costs no more than the run.
 
     The run is taken to be that of the paper's ηλT = 2.25 at b*; most take longer.
@@ -333,7 +362,3 @@ def _pilot_size(measured: Measured) -> int:
     steps = PAPERS_TIME * measured.second_moment(batch) / measured.damping
     draws = CHAINS * steps * batch / measured.units_per_draw
     return round(min(SAMPLE, max(LEAST_SAMPLE, draws / PILOT_PRODUCTS)))
-
-
-def _product_cost(b: Tensor) -> float:
-    return (1 + 4 * b.shape[1]) / 3

@@ -187,19 +187,23 @@ def _batches(measured: Measured, wanted: Wanted, data: CurvatureOperator) -> lis
         return [wanted.batch_size]
     most = max(1, data.num_draws // 4)
     # Of one token of a sequence all the sequence is computed.
-    return [max(1, round(2**power * measured.units_per_draw)) for power in range(int(math.log2(most)) + 1)]
+    return [max(1, int(2**power * measured.units_per_draw)) for power in range(int(math.log2(most)) + 1)]
 
 
 def _cheapest(plans: Iterable[Plan], wanted: Wanted) -> Plan | None:
     """The plan of fewest steps among those that cost little more than the cheapest.
 
-    Where the number of steps is set they all take as many: then the one that ends nearest.
+    Where the number of steps is set some may not reach the target: then the cheapest that does, or the one
+    that ends nearest.
     """
     known = list(plans)
     if not known:
         return None
     if wanted.num_steps is not None:
-        return min(known, key=lambda plan: (plan.error, plan.epochs))
+        reaching = [plan for plan in known if plan.error <= wanted.target]
+        if not reaching:
+            return min(known, key=lambda plan: (plan.error, plan.epochs))
+        return min(reaching, key=lambda plan: plan.epochs)
     least = min(plan.epochs for plan in known)
     return min(
         (plan for plan in known if plan.epochs <= WORTH * least),
@@ -208,23 +212,30 @@ def _cheapest(plans: Iterable[Plan], wanted: Wanted) -> Plan | None:
 
 
 def _too_long(measured: Measured, wanted: Wanted, caution: float) -> str:
-    whole = measured.largest + measured.damping
-    if wanted.step_size is not None and wanted.step_size * whole * caution >= 2:
+    """Why no schedule was found, and what to change."""
+    whole = caution * (measured.largest + measured.damping)
+    if wanted.step_size is not None and wanted.step_size * whole >= 2:
         return (
             f"step_size is {wanted.step_size:g}; even on all data it must be below 2/(λ_max + λ) = "
             f"{2 / whole:.3g}: lower it, or leave it to be chosen"
         )
-    if wanted.step_size is not None and wanted.batch_size != "full":
-        least = caution * measured.noise_constant * measured.units_per_draw / (2 / wanted.step_size - whole)
+    if isinstance(wanted.batch_size, int):
+        second_moment = caution * measured.second_moment(wanted.batch_size)
+        step = "no step_size" if wanted.step_size is None else f"step_size = {wanted.step_size:g}"
         return (
-            f"step_size is {wanted.step_size:g}; with it no batch reaches {wanted.target:g} within "
-            f"{MOST_STEPS:,} steps (batches from {max(1.0, least):.3g} are stable): leave step_size or "
-            "batch_size to be chosen"
+            f"batch_size is {wanted.batch_size}; with it {step} reaches {wanted.target:g} within "
+            f"{MOST_STEPS:,} steps (below 2/L_b = {2 / second_moment:.3g} a step is stable): raise "
+            "batch_size, raise target, or leave batch_size to be chosen"
         )
-    steps = math.log(1 / wanted.target) * whole / measured.damping
-    condition = whole / measured.damping
+    if wanted.step_size is not None and wanted.batch_size is None:
+        return (
+            f"step_size is {wanted.step_size:g}; with it no batch, and not all data, reach {wanted.target:g} "
+            f"within {MOST_STEPS:,} steps: leave step_size to be chosen"
+        )
+    condition = whole / measured.margin
     return (
-        f"LiSSA needs some {steps:.1e} steps to reach {wanted.target:g} at λ = {measured.damping:g}, "
-        f"{condition:.1e} times below λ_max + λ; more than {MOST_STEPS:,} are not tried. CG needs at most "
-        f"{theory.cg_steps(condition, wanted.target):,} products: use cg, precondition, or raise damping"
+        f"LiSSA needs some {math.log(1 / wanted.target) * condition:.1e} steps to reach {wanted.target:g} at "
+        f"λ = {measured.damping:g}, {condition:.1e} times below λ_max + λ; more than {MOST_STEPS:,} are not "
+        f"tried. CG needs at most {theory.cg_steps(condition, wanted.target):,} products: use cg, "
+        "precondition, or raise damping"
     )

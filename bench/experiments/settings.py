@@ -28,7 +28,7 @@ RULES = ("paper", "sharp")
 NUMBERS = (
     "step_size", "num_steps", "chains", "largest_eigenvalue", "trace", "noise_constant", "second_moment",
     "sufficient_batch", "predicted_error", "predicted_bias", "predicted_noise", "predicted_epochs",
-    "full_data_epochs", "estimated_error", "pilot_epochs", "back_offs",
+    "full_data_epochs", "estimated_error", "pilot_work", "back_offs",
 )  # fmt: skip
 
 

@@ -55,10 +55,18 @@ def sampled_noise_constant(
     more than its share.
     """
     check_damping(damping)
-    size = max(1, round(operator.num_examples / operator.num_draws))
+    # No more than a sequence: a larger size would be a mean of two.
+    size = max(1, operator.num_examples // operator.num_draws)
     drawn = [operator.minibatch(size, generator) for _ in range(samples)]
+
+    def mean_square(v: Tensor) -> Tensor:
+        total = torch.zeros_like(v)
+        for one in drawn:
+            total += one @ (one @ v)
+        return total / samples
+
     found = largest_of_pencil(
-        lambda v: torch.stack([one @ (one @ v) for one in drawn]).mean(dim=0),
+        mean_square,
         lambda v: operator @ v + damping * v,
         _start(operator, 1, generator),
         tolerance=tolerance,

@@ -5,6 +5,9 @@ from __future__ import annotations
 import itertools
 import math
 import statistics
+from dataclasses import replace
+from decimal import Decimal, localcontext
+from fractions import Fraction
 
 import pytest
 import torch
@@ -14,7 +17,7 @@ from hypothesis import strategies as st
 from problems.spectrum.smoothness import noise_constant
 from problems.spectrum.spectral_measure import SpectralMeasure
 from solvers.pilot import pilot
-from solvers.prediction import RightHandSides, Schedule, Start, mean_decay, mean_variance
+from solvers.prediction import RightHandSides, Schedule, Start, mean_decay, mean_variance, transient_variance
 from solvers.theory import second_moment_bound
 from tests.conftest import dense_problem, random_psd_examples
 
@@ -42,6 +45,67 @@ def test_mean_variance_is_that_of_the_recursion(window: tuple[int, int], step: f
     ]
     found = mean_variance(Schedule(step, 1, first, last), torch.tensor([value], dtype=torch.float64))
     assert float(found) == pytest.approx(sum(weight**2 for weight in weights), rel=1e-4)
+
+
+@pytest.mark.parametrize("product", [1e-9, 1e-8, 1e-6, 1e-4, 0.3, 1.7])
+@pytest.mark.parametrize("window", [(0, 1), (100_000, 240_000), (199_999, 200_000), (60_000, 200_000)])
+def test_no_step_is_too_small(product: float, window: tuple[int, int]) -> None:
+    """In rational arithmetic, where nothing cancels."""
+    first, last = window
+    length = last - first
+    gap = Fraction(product)
+    q = 1 - gap
+    # Powers are rounded to 60 digits, not more: they would have millions.
+    with localcontext() as context:
+        context.prec = 60
+        base = Decimal(q.numerator) / Decimal(q.denominator)
+        small = Decimal(gap.numerator) / Decimal(gap.denominator)
+        geometric = (1 - base**length) / small
+        earlier = geometric**2 * base**2 * (1 - base ** (2 * first)) / (1 - base**2)
+        squares = base**2 * (1 - base ** (2 * length)) / (1 - base**2)
+        within = (length - 2 * base * geometric + squares) / small**2
+        expected = float((earlier + within) / length**2)
+        decay = float(base ** (first + 1) * geometric / length)
+    schedule = Schedule(product, 1, first, last)
+    one = torch.ones(1, dtype=torch.float64)
+    assert float(mean_variance(schedule, one)) / product**2 == pytest.approx(expected, rel=2e-4)
+    assert float(mean_decay(schedule, one)) == pytest.approx(decay, rel=1e-6, abs=1e-300)
+
+
+def test_transient_variance_is_that_of_the_recursion() -> None:
+    """Noise of the size of what is left of the start, summed step by step."""
+    step, first, last = 0.3, 12, 20
+    start = torch.tensor([0.2, 1.0, 3.0], dtype=torch.float64)
+    values = torch.tensor([0.1, 0.2, 2.0, 3.0], dtype=torch.float64)
+    expected = torch.zeros(3, 4, dtype=torch.float64)
+    for i, j in itertools.product(range(3), range(4)):
+        q_start, q = 1 - step * float(start[i]), 1 - step * float(values[j])
+        for s in range(1, first + 1):
+            through = sum(q ** (t - s) for t in range(first + 1, last + 1)) * step / (last - first)
+            expected[i, j] += q_start ** (2 * (s - 1)) * through**2
+    found = transient_variance(Schedule(step, 1, first, last), start, values)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("damping", [0.016, 0.3])
+def test_noise_of_the_way_from_the_start_is_predicted(damping: float) -> None:
+    """One dimension, heavy-tailed examples: at b/λ the noise is κ² times that at u*."""
+    generator = torch.Generator().manual_seed(0)
+    curvatures = (1 - torch.rand(500, generator=generator, dtype=torch.float64)) ** -0.7
+    problem = dense_problem(curvatures[:, None, None], damping=damping, columns=1)
+    b, reference = problem.columns(), problem.reference
+    assert reference is not None
+    step, batch, num_steps = 0.25 / float(curvatures.mean()), 32, 24
+    sides = pilot(problem.operator, problem.operator, damping, damping, b, generator, "rhs")
+    runs = (b / damping).expand(4000, -1, -1)
+    for _ in range(num_steps):
+        drawn = curvatures[torch.randint(500, (4000, batch), generator=generator)].mean(dim=1)
+        runs = runs - step * ((drawn[:, None, None] + damping) * runs - b)
+    measured = float(runs.std() / reference.norm())
+    schedule = Schedule(step, batch, num_steps - 1, num_steps)
+    assert float(sides.deviation(schedule)) == pytest.approx(measured, rel=0.3)
+    if damping < 0.1:
+        assert float(replace(sides, start_noise=None).deviation(schedule)) < 0.7 * measured
 
 
 @pytest.mark.parametrize("start", ["rhs", "zero"])
@@ -118,7 +182,7 @@ def test_the_pilots_prediction_is_within_a_factor_of_three_of_measured_runs() ->
         constant = noise_constant(problem.operator, damping, generator).value.value
         step = 0.5 / second_moment_bound(largest, damping, constant, batch)
         num_steps = min(3000, math.ceil(1.5 / (step * damping)))
-        sides = pilot(problem.operator, damping, b, generator, "rhs")
+        sides = pilot(problem.operator, problem.operator, damping, damping, b, generator, "rhs")
         predicted = sides.error(Schedule(step, batch, num_steps - 1, num_steps))
         runs = (b / damping).expand(30, -1, -1)
         for _ in range(num_steps):

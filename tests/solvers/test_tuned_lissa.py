@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import json
 import math
 import re
+import statistics
 from dataclasses import replace
 
 import pytest
@@ -19,7 +21,7 @@ from solvers.lissa import LiSSA
 from solvers.measured import Measured, measure_curvature
 from solvers.pilot import pilot
 from solvers.prediction import Schedule
-from solvers.tuning import Plan, Wanted, make_plan
+from solvers.tuning import Wanted, make_plan
 from tests.conftest import dense_problem, random_psd_examples
 from tests.problems.tiny_language_models import tiny
 
@@ -72,7 +74,7 @@ def test_predictions_lie_within_a_factor_of_three_in_median() -> None:
             assert solution.steps <= found["num_steps"] + 1
             continue
         errors.append(float(solution.error.square().mean().sqrt()) / found["predicted_error"])
-        epochs = solution.work / ((1 + 4 * 2) / 3) - found["pilot_epochs"]
+        epochs = (solution.work - found["pilot_work"]) / ((1 + 4 * 2) / 3)
         costs.append(epochs / found["predicted_epochs"])
     assert len(errors) > 3
     for ratios in (errors, costs):
@@ -84,7 +86,7 @@ def test_the_plan_is_the_cheapest_that_is_predicted_to_reach_the_target() -> Non
     problem = problems.load("quadratic", dimension=16, num_examples=2000, damping=0.3)
     generator = torch.Generator().manual_seed(0)
     measured = measure_curvature(problem.operator, problem.damping, generator)
-    sides = pilot(problem.operator, problem.damping, problem.columns(), generator, "rhs")
+    sides = pilot(problem.operator, problem.operator, 0.3, 0.3, problem.columns(), generator, "rhs")
     plan = make_plan(measured, sides, Wanted(0.05, None, None, None), problem.operator)
     assert plan.error <= 0.05
     assert plan.schedule.batch_size is not None
@@ -134,6 +136,35 @@ def test_the_papers_rule_is_the_papers() -> None:
     assert solution.steps == found["num_steps"]
 
 
+@pytest.mark.parametrize(("seed", "heavy_tailed", "damping"), RANDOM[::2])
+def test_from_zero_too(seed: int, heavy_tailed: bool, damping: float) -> None:
+    per_example = random_psd_examples(120, 20, seed=seed, heavy_tailed=heavy_tailed)
+    problem = dense_problem(per_example, damping=damping, seed=seed, columns=3)
+    solution = tuned(problem, seed, start="zero")
+    assert solution.error is not None
+    assert float(solution.error.max()) <= 1.5 * 0.05
+
+
+def test_the_few_examples_that_carry_the_noise_are_not_missed() -> None:
+    """A thousandth of the examples, each a thousand times the others: a small sample has none of them."""
+    curvatures = torch.ones(2000, 1, 1, dtype=torch.float64)
+    curvatures[:2] = 1000.0
+    problem = dense_problem(curvatures, damping=6.0)
+    errors = []
+    for seed in range(10):
+        solution = tuned(problem, seed)
+        assert solution.error is not None
+        errors.append(float(solution.error.max()))
+    assert statistics.fmean(error**2 for error in errors) ** 0.5 <= 0.05
+    assert statistics.median(errors) <= 0.05
+
+
+def test_diagnostics_are_plain_values() -> None:
+    problem = dense_problem(random_psd_examples(60, 6, seed=0), damping=0.3)
+    for rule in ("sharp", "paper"):
+        json.dumps(dict(tuned(problem, rule=rule).diagnostics), allow_nan=False)
+
+
 def test_estimates_are_honest() -> None:
     """Over seeds the estimated error covers the measured one: it is made for the worst column."""
     problem = dense_problem(random_psd_examples(300, 10, seed=1), damping=0.3, columns=2)
@@ -142,7 +173,8 @@ def test_estimates_are_honest() -> None:
         solution = tuned(problem, seed)
         assert solution.error is not None
         covered += float(solution.error.max()) <= solution.diagnostics["estimated_error"]
-    assert covered >= 14
+    # The estimate is made for the worst of the columns in most runs, not for the mean.
+    assert covered >= 17
 
 
 class Treacherous(DenseOperator):
@@ -165,6 +197,26 @@ def test_what_keeps_growing_is_reported_as_diverged() -> None:
     assert "still grew" in solution.reason
 
 
+class Passing(DenseOperator):
+    """Mini-batches that are treacherous once, after the probe has passed."""
+
+    def minibatch(self, size: int, generator: torch.Generator) -> CurvatureOperator:
+        self.drawn = getattr(self, "drawn", 0) + 1
+        batch = super().minibatch(size, generator)
+        assert isinstance(batch, DenseOperator)
+        return DenseOperator(4000 * batch.per_example) if 50 <= self.drawn < 54 else batch
+
+
+def test_a_run_that_ran_away_once_begins_again_with_smaller_steps() -> None:
+    operator = Passing(random_psd_examples(200, 6, seed=0))
+    b = torch.randn(6, 1, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    solution = tuned(Problem("passing", operator, 0.3, b), batch_size=4)
+    assert solution.status is Status.FINISHED, solution.reason
+    assert solution.diagnostics["back_offs"] == 1
+    assert solution.error is not None
+    assert float(solution.error.max()) <= 1.5 * 0.05
+
+
 class Late(DenseOperator):
     """Mini-batches that turn treacherous after the probe has passed."""
 
@@ -177,12 +229,13 @@ class Late(DenseOperator):
         return batch if self.drawn < self.harmless else DenseOperator(400 * batch.per_example)
 
 
-def test_a_run_that_runs_away_backs_off_once_and_then_says_so() -> None:
+def test_a_run_that_ran_away_is_probed_again_before_it_is_begun_again() -> None:
     operator = Late(random_psd_examples(200, 6, seed=0))
     b = torch.randn(6, 1, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     solution = tuned(Problem("late", operator, 0.3, b), batch_size=4)
     assert solution.status is Status.DIVERGED
-    assert "again after its step was cut" in solution.reason or "still grew" in solution.reason
+    assert "still grew" in solution.reason
+    assert "times its bound" in solution.reason
 
 
 def test_a_step_that_was_too_large_once_is_cut() -> None:
@@ -219,19 +272,31 @@ def test_an_indefinite_matrix_is_refused_with_the_damping_it_needs(rule: str) ->
     assert float(found[2]) >= 0.7
 
 
-def test_an_indefinite_matrix_with_damping_enough_is_solved() -> None:
-    solution = tuned(indefinite(1.5))
+@pytest.mark.parametrize("damping", [0.75, 0.8, 1.0, 1.5])
+def test_an_indefinite_matrix_with_damping_enough_is_solved(damping: float) -> None:
+    """b along the negative eigenvector, where u* is as many times longer than b/λ as λ is than λ_min + λ."""
+    problem = indefinite(damping)
+    along = torch.linalg.eigh(problem.operator.dense())[1][:, :1]
+    problem = replace(problem, rhs=torch.cat([along, problem.columns()], dim=1))
+    solution = tuned(problem)
     assert solution.status is Status.FINISHED, solution.reason
     assert solution.error is not None
-    assert float(solution.error.max()) <= 0.06
+    assert float(solution.error.max()) <= 1.2 * 0.05
 
 
 def test_astronomic_numbers_of_steps_are_refused_with_what_to_do() -> None:
     problem = problems.load("quadratic", dimension=40, num_examples=60, exponent=6.0, damping=1e-8)
     solution = tuned(problem)
     assert solution.status is Status.BREAKDOWN
-    assert "use cg" in solution.reason
-    assert "steps to reach 0.05" in solution.reason
+    assert re.search(r"Use cg|use cg", solution.reason)
+    assert "steps" in solution.reason
+
+
+def test_what_no_batch_of_the_set_size_reaches_is_said_of_the_batch() -> None:
+    problem = dense_problem(random_psd_examples(400, 6, seed=0, heavy_tailed=True), damping=0.3)
+    solution = tuned(problem, batch_size=1, target=1e-5)
+    assert solution.status is Status.BREAKDOWN
+    assert "batch_size is 1; with it no step_size reaches 1e-05" in solution.reason
 
 
 def test_a_step_that_cannot_be_stable_is_refused() -> None:
@@ -241,15 +306,10 @@ def test_a_step_that_cannot_be_stable_is_refused() -> None:
     assert "below 2/(λ_max + λ)" in solution.reason
 
 
-def test_plans_and_their_costs() -> None:
-    plan = Plan(Schedule(0.1, 8, 10, 20, 2), 1.0, 0.03, 0.04, 5.0, 9.0)
-    assert plan.error == pytest.approx(0.05)
-
-
 def test_l_b_is_in_units_of_whole_draws() -> None:
     """Sequences of 16 tokens: 32 tokens are two draws."""
     operator = DenseOperator(random_psd_examples(10, 4, seed=0))
-    examples = Measured(operator, 0.1, 2.0, 0.0, 5.0, 1.0)
+    examples = Measured(operator, 0.1, 2.0, 0.0, 5.0, 1.0, 0.1)
     tokens = replace(examples, units_per_draw=16.0)
     assert tokens.second_moment(32) == examples.second_moment(2)
     assert tokens.sufficient_batch == 16 * examples.sufficient_batch
@@ -275,7 +335,7 @@ def test_batches_of_a_language_model_count_tokens() -> None:
         "next_token_cross_entropy",
         sequences(60),
         sequences(2),
-        damping=0.3,
+        damping=1.0,
         parameters=r"layers\.1\.fc2",
     )
     solution = tuned(problem)
@@ -284,7 +344,9 @@ def test_batches_of_a_language_model_count_tokens() -> None:
     mean = problem.operator.num_examples / problem.operator.num_draws
     assert isinstance(found["batch_size"], int)
     draws = found["batch_size"] / mean
-    assert draws == pytest.approx(2 ** round(math.log2(draws)), abs=0.5 / mean)
+    whole = 2 ** math.ceil(math.log2(draws) - 1e-9)
+    # As many tokens as so many sequences have, rounded down: no sequence more is drawn for them.
+    assert found["batch_size"] == int(whole * mean)
     assert solution.error is not None
     assert float(solution.error.max()) <= 1.5 * 0.05
 

@@ -6,16 +6,16 @@ import pytest
 import scipy.sparse.linalg
 import torch
 
-from bench.krylov_prediction import (
+from problems import DenseOperator
+from problems.spectrum.lanczos import Tridiagonal, lanczos
+from solvers import Breakdown
+from solvers.krylov_prediction import (
     cg_coefficients,
     cg_history,
     last_error,
     minres_residuals,
     with_column,
 )
-from problems import DenseOperator
-from problems.spectrum.lanczos import Tridiagonal, lanczos
-from solvers import Breakdown
 from tests.conftest import random_psd_examples
 
 DAMPING = 0.05
