@@ -76,6 +76,20 @@ def last_error(tridiagonal: Tridiagonal, smallest: float) -> float:
     return float(left.norm() / solution.norm())
 
 
+def unseen_error(tridiagonal: Tridiagonal, smallest: float) -> float:
+    """CG's relative error after all its steps, what it has not seen put at `smallest` (Gauss–Radau)."""
+    if float(tridiagonal.off_diagonal[-1]) == 0:
+        return 0.0
+    # The coefficient that leads out of the space is known: a step further, of which only the last is not.
+    further = Tridiagonal(
+        torch.cat([tridiagonal.diagonal, tridiagonal.diagonal[-1:]]),
+        torch.nn.functional.pad(tridiagonal.off_diagonal, (0, 1), value=1.0),
+        tridiagonal.start_norm,
+    )
+    # A little below, where CG may have met the smallest eigenvalue itself.
+    return last_error(further, smallest * (1 - 1e-3))
+
+
 def cg_coefficients(
     operator: CurvatureOperator, damping: float, b: Tensor, steps: int
 ) -> Iterator[Tridiagonal]:

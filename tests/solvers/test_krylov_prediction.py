@@ -14,9 +14,11 @@ from solvers.krylov_prediction import (
     cg_history,
     last_error,
     minres_residuals,
+    unseen_error,
     with_column,
 )
-from tests.conftest import random_psd_examples
+from solvers.pilot import conjugate_gradients
+from tests.conftest import dense_problem, random_psd_examples
 
 DAMPING = 0.05
 
@@ -108,3 +110,17 @@ def test_with_column_puts_a_longer_rule_in() -> None:
     new_nodes, new_weights = with_column(nodes, weights, 1, torch.tensor([3.0, 4, 5]), torch.ones(3))
     assert new_nodes.tolist() == [[1, 1, 0], [3, 4, 5]]
     assert new_weights.tolist() == [[0.5, 0.5, 0], [1, 1, 1]]
+
+
+@pytest.mark.parametrize("steps", [1, 3, 6, 12])
+@pytest.mark.parametrize("damping", [1e-3, 0.1])
+def test_what_is_unseen_is_no_less_than_what_is_left(steps: int, damping: float) -> None:
+    """Against the dense solution; H is singular, so that its smallest eigenvalue is where Radau puts it."""
+    problem = dense_problem(random_psd_examples(8, 20, seed=steps, rank=1), damping=damping)
+    b = problem.columns()
+    *_, (x, found) = conjugate_gradients(problem.operator, damping, b, steps)
+    assert problem.reference is not None
+    assert found[0] is not None
+    left = float((x - problem.reference).norm() / problem.reference.norm())
+    # Relative to its own solution, which with that part is longer.
+    assert unseen_error(found[0], damping) >= 0.9 * left - 1e-6
