@@ -154,15 +154,13 @@ class RightHandSides:
         """Variance (k,) that a noise of 1 times the start's energy leaves, spread as the noise at u* is."""
         total = self.noise.weights.sum(dim=1, keepdim=True)
         shape = self.noise.weights / total.where(total > 0, 1)
-        found = []
-        for nodes, weights, shares in zip(self.measure.nodes, self.measure.weights, shape, strict=True):
-            whole = nodes + self.damping
-            start = nodes / self.damping if self.start == "rhs" else torch.ones_like(nodes)
-            # e_0ᵀ(H + λ)e_0 by parts.
-            energy = weights * start**2 / whole
-            left = transient_variance(schedule, whole, self.noise.nodes[0] + self.damping)
-            found.append(energy @ left @ shares)
-        return torch.stack(found)
+        nodes = self.measure.nodes
+        whole = nodes + self.damping
+        start = nodes / self.damping if self.start == "rhs" else torch.ones_like(nodes)
+        # e_0ᵀ(H + λ)e_0 by parts.
+        energy = self.measure.weights * start**2 / whole
+        left = transient_variance(schedule, whole.flatten(), self.noise.nodes[0] + self.damping)
+        return torch.einsum("km,kmn,kn->k", energy, left.reshape(*nodes.shape, -1), shape)
 
     def residual_deviation(self, schedule: Schedule) -> Tensor:
         """Root mean square of ‖(H + λ)(u − E u)‖/‖b‖, shape (k,)."""
