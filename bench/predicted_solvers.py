@@ -16,8 +16,8 @@ from solvers.exact import Exact
 from solvers.krylov_prediction import CGHistory
 from solvers.measured import MOST_PRODUCTS, NOISE_STEPS, TRACE_PRODUCTS, Measured, sample_of
 from solvers.prediction import RightHandSides, Schedule, relative
+from solvers.probe import PROBE_COLUMNS, PROBE_STEPS
 from solvers.solver import Breakdown
-from solvers.tuned_lissa import PROBE_COLUMNS, PROBE_STEPS
 from solvers.tuning import MOST_STEPS, Plan, Wanted, make_plan
 
 MEASURED = "measured in the pilot"

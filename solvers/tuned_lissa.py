@@ -12,14 +12,15 @@ from torch import Tensor
 
 from problems import Problem
 from problems.operators.base import CurvatureOperator
+from solvers.error_estimate import bound, estimate_error
 from solvers.measured import SAMPLE, Measured, sample_of
 from solvers.pilot import MOST_STEPS, UNSEEN, pilot
 from solvers.prediction import RightHandSides, Schedule, Start, relative
+from solvers.probe import PROBE_STEPS, probe
 from solvers.solver import Breakdown, Divergence, Iterate
 from solvers.theory import PAPERS_TIME, cg_steps
 from solvers.tuning import (
     CHAINS,
-    SAFETY,
     Plan,
     Wanted,
     epochs_of,
@@ -33,9 +34,6 @@ PILOT_PRODUCTS = 20
 LEAST_SAMPLE = 64
 # When the error is looked at, in planned lengths of the average, or of the run where there is none.
 CHECKS = (0.5, 0.7, 1.0, 1.4, 2.0, 2.8, 4.0)
-# Steps of the recursion with b = 0 that must shrink sharp directions before the run is begun.
-PROBE_STEPS = 32
-PROBE_COLUMNS = 2
 # How often the probe may halve the step.
 PROBES = 4
 # No solution is longer than ‖b‖/λ_min(H + λ); a path that starts at b/λ does not get so many times as far
@@ -157,23 +155,6 @@ def _steady_plan(
     )
 
 
-def probe(
-    operator: CurvatureOperator, damping: float, schedule: Schedule, generator: torch.Generator
-) -> float:
-    """How many times longer up to PROBE_STEPS steps with b = 0 make a vector of sharp directions."""
-    assert schedule.batch_size is not None
-    z = torch.randn(operator.shape[0], PROBE_COLUMNS, generator=generator, dtype=torch.float64)
-    # One product turns it toward large eigenvalues.
-    z = operator.minibatch(schedule.batch_size, generator) @ z.to(operator.device, operator.dtype)
-    length = z.norm(dim=0)
-    # No more than the run itself will make.
-    for _ in range(min(PROBE_STEPS, schedule.last)):
-        batch = operator.minibatch(schedule.batch_size, generator)
-        z = z - schedule.step_size * (batch @ z + damping * z)
-    growth = float((z.norm(dim=0) / length.where(length > 0, 1)).max())
-    return growth if math.isfinite(growth) else math.inf
-
-
 def _on_batches(
     problem: Problem,
     start: Tensor,
@@ -207,7 +188,7 @@ def _on_batches(
             yield Iterate(x, diagnostics=log())
             continue
         now = schedule.until(t)
-        found, spread = _estimate(problem, log.sample, sides, now, tails, x, b, excess)
+        found, spread = estimate_error(problem, log.sample, sides, now, tails, x, b, excess)
         error = float(found.max())
         yield Iterate(
             x,
@@ -250,7 +231,7 @@ def _on_all_data(
     last = schedule.last if wanted.num_steps is not None else round(CHECKS[-1] * schedule.last)
     for t in range(1, last + 1):
         residual = b - problem.operator @ u - problem.damping * u
-        error = _bound(residual.norm(dim=0) / log.measured.margin, u.norm(dim=0)).double().cpu()
+        error = bound(residual.norm(dim=0) / log.measured.margin, u.norm(dim=0)).double().cpu()
         if fresh and t > 1:
             before = Schedule(schedule.step_size, None, t - 2, t - 1)
             ratio = relative(relative(residual.norm(dim=0), norm).double().cpu(), sides.residual(before))
@@ -268,51 +249,9 @@ def _on_all_data(
             return
 
 
-def _estimate(
-    problem: Problem,
-    sample: CurvatureOperator,
-    sides: RightHandSides,
-    schedule: Schedule,
-    tails: list[Tensor],
-    x: Tensor,
-    b: Tensor,
-    excess: float,
-) -> tuple[Tensor, float]:
-    """The error (k,) of the mean of `tails`, and how many times as large as predicted its noise is.
-
-    What the chains' differences show of the noise counts as much as its prediction. The residual of the
-    average, on the pilot's sample, makes the predicted bias larger where it is itself larger
-    than predicted.
-    """
-    spread = torch.stack(tails).double().var(dim=0).sum(dim=0).cpu() / len(tails)
-    length = x.double().norm(dim=0).cpu()
-    predicted = excess * sides.deviation(schedule)
-    seen = relative(spread.sqrt(), length)
-    known = predicted > 0
-    ratios = torch.where(known, relative(seen, predicted), 1).square()
-    # A single column's two chains say little: half of it, and no less than all columns together.
-    common = ratios.mean()
-    noise = ((1 + torch.maximum(common, (common + ratios) / 2)) / 2).sqrt()
-    residual = b - sample @ x - problem.damping * x
-    seen_residual = relative(residual.double().norm(dim=0).cpu(), b.double().norm(dim=0).cpu())
-    expected = torch.hypot(sides.residual(schedule), noise * excess * sides.residual_deviation(schedule))
-    if sample is not problem.operator:
-        # The sample's own noise.
-        own = sides.noise.integral(torch.ones_like) / sample.num_examples
-        expected = torch.hypot(expected, relative(own.sqrt(), sides.norm))
-    surplus = _bound(seen_residual, expected).clamp_min(1)
-    bias = torch.where(surplus.isinf(), seen_residual, surplus * sides.bias(schedule))
-    return torch.hypot(bias, SAFETY * noise * predicted), float(noise.max())
-
-
 def _outcome(error: float, wanted: Wanted) -> str:
     reached = "" if error <= wanted.target else " not reached"
     return f"estimated error {error:.2g}, target {wanted.target:g}{reached}"
-
-
-def _bound(error: Tensor, length: Tensor) -> Tensor:
-    """error/length, ∞ where only the error is not 0."""
-    return torch.where(length > 0, error / length.where(length > 0, 1), torch.where(error > 0, math.inf, 0.0))
 
 
 def _unseen(measured: Measured, wanted: Wanted, sides: RightHandSides) -> str:

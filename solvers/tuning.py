@@ -12,6 +12,7 @@ from torch import Tensor
 
 from problems.operators.base import CurvatureOperator
 from solvers import theory
+from solvers.error_estimate import SAFETY
 from solvers.measured import Measured
 from solvers.prediction import RightHandSides, Schedule
 from solvers.solver import Breakdown
@@ -28,8 +29,6 @@ MOST_OF_A_SAMPLE = 1.4
 # Shares of the steps that pass before averaging begins; 1 takes the last iterates as they are, which is
 # best where contraction limits and not noise.
 WAITS = (0.3, 0.5, 0.7, 1.0)
-# Noise is a root mean square; with this factor the worst of several columns is within it, too.
-SAFETY = 1.25
 # Fewer, larger steps are worth this much more work.
 WORTH = 1.5
 # More steps than anyone waits for.
