@@ -142,7 +142,7 @@ def diagnose(
     step_size: Annotated[float | None, typer.Option(help="Your LiSSA's step size, to be judged.")] = None,
     batch_size: Annotated[str | None, typer.Option(help='Your LiSSA\'s batch size, or "full".')] = None,
     num_steps: Annotated[int | None, typer.Option(help="Your LiSSA's number of steps.")] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the estimates, and of a named problem.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the estimates.")] = 0,
     device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N, of a named problem.")] = None,
     dtype: Annotated[str | None, typer.Option(help="float32 or float64, of a named problem.")] = None,
     out: Annotated[
@@ -153,9 +153,10 @@ def diagnose(
     """Measure a problem's spectrum, judge LiSSA's settings, predict what solvers cost, recommend one."""
     settings = Settings(step_size, _batch_size(batch_size), num_steps)
     asked = diagnose_command.Asked(problem, budget, target, damping, settings, seed, device, dtype)
+    directory = out or diagnose_command.new_directory(problem)
+    reports.check_diagnosis_directory(directory)
     found, stored = diagnose_command.run(asked, errors)
     if out or not as_json:
-        directory = out or diagnose_command.new_directory(problem)
         page = reports.build_diagnosis(stored, directory)
     if as_json:
         print(json.dumps(stored, indent=2, ensure_ascii=False, allow_nan=False))

@@ -92,7 +92,7 @@ def _predict(
             schedule, note = completed(settings, piloted.measured, piloted.sides, data, piloted.target)
             yours = piloted.judge("yours", schedule, note)
             judged.append(yours)
-            rows.append(predicted.lissa_as_set(piloted, yours))
+            rows.append(predicted.lissa_as_set(piloted, yours, settings))
             warnings += [
                 f"your settings: {condition.name}: {condition.verdict}"
                 for condition in yours.conditions

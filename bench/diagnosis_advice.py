@@ -42,7 +42,7 @@ def recommend(rows: list[PredictedSolver], definite: bool, target: float, comman
             why += f"; next is {others[0].name} with {_work(others[0])}"
         tuned = next(row for row in rows if row.name == predicted.TUNED)
         if tuned.reaches is False:
-            why += "; LiSSA's steps are too many at this λ"
+            why += f"; {tuned.name} is not predicted to get there"
         elif tuned is not best and tuned not in others[:1]:
             why += f"; {tuned.name} {_work(tuned)}"
         why += "."

@@ -37,8 +37,8 @@ from solvers.solver import Breakdown
 PILOT_SHARE = 0.2
 CG_SHARE = 0.35
 # Products, with all its columns, that a pilot takes: CG from b and from the noise, two mini-batches of a
-# quarter, one product and two of each example.
-PILOT_PRODUCTS = STEPS + PILOT_NOISE_STEPS + 3.5
+# quarter, and twice a product and two of each example.
+PILOT_PRODUCTS = STEPS + PILOT_NOISE_STEPS + 6.5
 MOST_CG_STEPS = 200
 # CG is followed until its error may be this share of the target.
 ENOUGH = 0.3
@@ -76,6 +76,10 @@ class Session:
         self.budget = budget
         self.seed = seed
         self.operator, self.indices = _sample(problem.operator, seed)
+        if not _not_zero(problem).shape[1]:
+            raise ValueError(
+                "every right-hand side is 0, and so is every solution: there is nothing to diagnose"
+            )
         self.columns = _cost_of_products(self.operator)
         self.spent: dict[str, float] = {}
         self.lowest, self.lowest_residual = 0.0, 0.0
@@ -98,11 +102,12 @@ class Session:
             self._tell(name, spent * share)
 
         before = self.operator.work.total
+        _check_not_zero(self.operator)
         found = measure(
             self.operator, budget=share, damping=self.problem.damping, seed=self.seed, on_progress=tell
         )
         self.spent |= found.spent
-        # A product by which others are priced.
+        # A product by which others are priced, and one that shows that H is not 0.
         self.spent["product"] = self.operator.work.total - before - sum(found.spent.values())
         return found
 
@@ -114,13 +119,21 @@ class Session:
         damping = self.problem.damping
         # Of H ⪰ 0 that is 0: no Ritz value bounds λ_min from below.
         smallest = 0.0 if self.operator.is_psd else min(0.0, lowest_ritz_value(spectrum), self.lowest)
-        b = self.problem.columns(slice(0, self.piloted_columns))
+        b = _not_zero(self.problem)[:, : self.piloted_columns]
         products = self.columns(b.shape[1])
         with _definite():
             sides = self._spend(
                 "pilot",
                 lambda: pilot(
-                    self.operator, self.operator, damping, smallest + damping, b, self._generator(1), "rhs"
+                    self.operator,
+                    self.operator,
+                    damping,
+                    smallest + damping,
+                    b,
+                    self._generator(1),
+                    "rhs",
+                    # CG goes on from there, as far as the budget allows.
+                    most_steps=STEPS,
                 ),
             )
             measured = self._measured(spectrum)
@@ -320,6 +333,19 @@ def _sample(data: CurvatureOperator, seed: int) -> tuple[CurvatureOperator, Tens
     alone = copy.copy(sample)
     alone.work = Work(sample.num_draws)
     return alone, drawn[: sample.num_draws]
+
+
+def _not_zero(problem: Problem) -> Tensor:
+    """The right-hand sides that are not 0, of which there is something to know."""
+    b = problem.columns()
+    return b[:, b.any(dim=0)]
+
+
+def _check_not_zero(operator: CurvatureOperator) -> None:
+    """ValueError where H is 0, by one product."""
+    drawn = torch.randn(operator.shape[0], generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    if not (operator @ drawn.to(operator.device, operator.dtype)).any():
+        raise ValueError("H is 0, as a product with a random vector shows: x = b/λ, whatever the solver")
 
 
 def _cost_of_products(operator: CurvatureOperator) -> Callable[[int], float]:

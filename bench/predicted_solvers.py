@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields, replace
 
 import torch
 
-from bench.lissa_settings import JudgedSettings, judge, papers_schedule, sampled_plan
+from bench.lissa_settings import JudgedSettings, Settings, judge, papers_schedule, sampled_plan
 from problems import Problem
 from problems.spectrum import Spectrum
 from solvers import theory, tuned_lissa
@@ -152,11 +152,22 @@ def lissa_by_the_paper(piloted: Piloted) -> tuple[PredictedSolver, JudgedSetting
     return _of_judged(piloted, judged, "LiSSA, the paper's rule", "lissa:rule=paper", setup), judged
 
 
-def lissa_as_set(piloted: Piloted, judged: JudgedSettings) -> PredictedSolver:
-    """LiSSA with a user's settings."""
-    batch = judged.batch_size
-    settings = f"step_size={judged.step_size:g},batch_size={batch},num_steps={judged.num_steps}"
-    return _of_judged(piloted, judged, "LiSSA, your settings", f"lissa:{settings}", 0.0)
+def lissa_as_set(piloted: Piloted, judged: JudgedSettings, settings: Settings) -> PredictedSolver:
+    """LiSSA with a user's settings; what it chooses itself costs it measurements and a pilot."""
+    given = {name: value for name, value in asdict(settings).items() if value is not None}
+    written = ",".join(f"{name}={value}" for name, value in given.items())
+    if len(given) == len(fields(settings)):
+        return _of_judged(piloted, judged, "LiSSA, your settings", f"lissa:{written}", 0.0)
+    row = _of_judged(
+        piloted,
+        judged,
+        "LiSSA, your settings",
+        f"lissa:{written},target={piloted.target:g}",
+        piloted.share * _lissa_setup(piloted),
+    )
+    assert row.solve_work is not None
+    pilot = _pilot_share(piloted) * piloted.pilot_products * piloted.product
+    return replace(row, solve_work=row.solve_work + pilot)
 
 
 def conjugate_gradients(piloted: Piloted) -> PredictedSolver:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from reports.diagnosis_figure import draw_costs, draw_density
-from reports.folders import whole_folder
+from reports.folders import check_replaceable, whole_folder
 from reports.formats import ABSENT, count, number, setting, target_text
 from reports.html import environment, image, template, when
 
@@ -41,6 +41,11 @@ def build_diagnosis(stored: dict[str, Any], directory: Path) -> Path:
         html = _render(found, stored["run"], fresh, bool(predicted))
         (fresh / "index.html").write_text(html, encoding="utf-8")
     return Path(directory).resolve() / "index.html"
+
+
+def check_diagnosis_directory(directory: Path) -> None:
+    """FileExistsError where a page could not be written: before any work for it."""
+    check_replaceable(Path(directory), _PARTS)
 
 
 def _render(found: dict[str, Any], run: dict[str, Any], figures: Path, with_costs: bool) -> str:

@@ -15,7 +15,7 @@ def whole_folder(directory: Path, parts: Set[str]) -> Iterator[Path]:
     `directory` holds anything but `parts`: that is not ours to replace.
     """
     directory = Path(directory).resolve()
-    _check_replaceable(directory, parts)
+    check_replaceable(directory, parts)
     directory.parent.mkdir(parents=True, exist_ok=True)
     fresh = directory.with_name(f".{directory.name}.{uuid.uuid4().hex[:8]}.new")
     fresh.mkdir()
@@ -26,7 +26,8 @@ def whole_folder(directory: Path, parts: Set[str]) -> Iterator[Path]:
         shutil.rmtree(fresh, ignore_errors=True)
 
 
-def _check_replaceable(directory: Path, parts: Set[str]) -> None:
+def check_replaceable(directory: Path, parts: Set[str]) -> None:
+    """FileExistsError where `directory` holds anything but `parts`, or is a file."""
     if not directory.exists():
         return
     if not directory.is_dir():

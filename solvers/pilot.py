@@ -38,6 +38,7 @@ def pilot(
     b: Tensor,
     generator: torch.Generator,
     start: Start,
+    most_steps: int = MOST_STEPS,
 ) -> RightHandSides:
     """The spectral measures of b (p, k), and of the noise (H̃ − H)u* of mini-batches, u* as CG has it.
 
@@ -47,7 +48,7 @@ def pilot(
     it lies at small eigenvalues that CG has not met. Raises Breakdown where H + λI is not positive definite.
     """
     # Each step's answer stands in for the last one's.
-    for answer in conjugate_gradients(operator, damping, b, MOST_STEPS):
+    for answer in conjugate_gradients(operator, damping, b, most_steps):
         x, found = answer
         steps = max((len(each.diagonal) for each in found if each), default=0)
         looked_at = steps <= STEPS or (steps - STEPS) % MORE == 0
