@@ -22,11 +22,12 @@ from rich.table import Table
 import problems
 import reports
 import solvers
-from bench import diagnose_command, runner, study, study_runner
 from bench import experiment as experiments
-from bench.diagnose import DEFAULT_BUDGET
-from bench.diagnosis_text import print_diagnosis
-from bench.lissa_settings import Settings
+from bench import runner, study, study_runner
+from bench.diagnosis import command as diagnose_command
+from bench.diagnosis.diagnose import DEFAULT_BUDGET
+from bench.diagnosis.lissa_settings import Settings
+from bench.diagnosis.text import print_diagnosis
 from bench.specification import Specification, parse
 from bench.store import Store
 from problems.validation import explain, unknown

@@ -5,9 +5,9 @@ from __future__ import annotations
 from rich.console import Console
 from rich.table import Table
 
-from bench.diagnosis import Diagnosis, Quantity
-from bench.lissa_settings import JudgedSettings
-from bench.predicted_solvers import PredictedSolver
+from bench.diagnosis.lissa_settings import JudgedSettings
+from bench.diagnosis.predicted_solvers import PredictedSolver
+from bench.diagnosis.result import Diagnosis, Quantity
 from reports.formats import number
 
 _REACHES = {True: "yes", False: "no", None: "not known"}

@@ -12,13 +12,13 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from bench import predicted_solvers as predicted
-from bench.diagnosis import (
+from bench.diagnosis import predicted_solvers as predicted
+from bench.diagnosis.predicted_solvers import Piloted, PredictedSolver
+from bench.diagnosis.result import (
     Spent,
     Subject,
     lowest_ritz_value,
 )
-from bench.predicted_solvers import Piloted, PredictedSolver
 from problems import CurvatureOperator, Problem
 from problems.spectrum import Spectrum, measure
 from problems.spectrum.lanczos import Tridiagonal, lanczos
@@ -68,7 +68,7 @@ def _definite() -> Iterator[None]:
         raise NotDefinite(str(reason)) from None
 
 
-class Session:
+class Measuring:
     """Measures within a budget, and keeps account of it."""
 
     def __init__(self, problem: Problem, budget: float, seed: int, on_progress: OnProgress | None) -> None:

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, fields, replace
 
 import torch
 
-from bench.lissa_settings import JudgedSettings, Settings, judge, papers_schedule, sampled_plan
+from bench.diagnosis.lissa_settings import JudgedSettings, Settings, judge, papers_schedule, sampled_plan
 from problems import Problem
 from problems.spectrum import Spectrum
 from solvers import theory, tuned_lissa

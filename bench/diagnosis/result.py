@@ -7,8 +7,8 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from bench.lissa_settings import JudgedSettings
-from bench.predicted_solvers import PredictedSolver
+from bench.diagnosis.lissa_settings import JudgedSettings
+from bench.diagnosis.predicted_solvers import PredictedSolver
 from problems.spectrum import Spectrum
 from problems.spectrum.estimate import Estimate
 

@@ -7,9 +7,9 @@ import shlex
 
 import torch
 
-from bench import predicted_solvers as predicted
-from bench.diagnosis import Recommendation
-from bench.predicted_solvers import PredictedSolver
+from bench.diagnosis import predicted_solvers as predicted
+from bench.diagnosis.predicted_solvers import PredictedSolver
+from bench.diagnosis.result import Recommendation
 from bench.specification import parse
 from problems import Problem
 from problems.spectrum import Spectrum

@@ -15,10 +15,10 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from bench import environment
-from bench.diagnose import diagnose
-from bench.diagnosis import Diagnosis
+from bench.diagnosis.diagnose import diagnose
+from bench.diagnosis.lissa_settings import Settings
+from bench.diagnosis.result import Diagnosis
 from bench.experiment import DTYPES, check_device
-from bench.lissa_settings import Settings
 from bench.problem_file import ProblemFile, find_family
 from bench.specification import Specification, parse
 from problems import Problem

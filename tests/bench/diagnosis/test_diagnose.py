@@ -14,10 +14,10 @@ import torch
 
 import problems
 import solvers
-from bench.diagnose import diagnose
-from bench.diagnosis import Diagnosis
-from bench.lissa_settings import Settings
-from bench.predicted_solvers import PredictedSolver
+from bench.diagnosis.diagnose import diagnose
+from bench.diagnosis.lissa_settings import Settings
+from bench.diagnosis.predicted_solvers import PredictedSolver
+from bench.diagnosis.result import Diagnosis
 from bench.specification import parse
 from bench.store import Store
 from problems import DenseOperator, Problem

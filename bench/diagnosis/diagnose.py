@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import shlex
 
-from bench import predicted_solvers as predicted
-from bench.diagnosis import (
+from bench.diagnosis import predicted_solvers as predicted
+from bench.diagnosis.advice import indefinite, of_examples, of_rounding, order, recommend
+from bench.diagnosis.lissa_settings import JudgedSettings, Settings, completed
+from bench.diagnosis.measuring import Measuring, NotDefinite, OnProgress
+from bench.diagnosis.predicted_solvers import Piloted, PredictedSolver
+from bench.diagnosis.result import (
     Diagnosis,
     density_of,
     quantities,
 )
-from bench.diagnosis_advice import indefinite, of_examples, of_rounding, order, recommend
-from bench.diagnosis_session import NotDefinite, OnProgress, Session
-from bench.lissa_settings import JudgedSettings, Settings, completed
-from bench.predicted_solvers import Piloted, PredictedSolver
 from problems import Problem
 from solvers.solver import Breakdown
 
@@ -41,7 +41,7 @@ def diagnose(
     """
     if not 0 < target < 1:
         raise ValueError(f"target is {target}; a relative error between 0 and 1 is needed")
-    work = Session(problem, budget, seed, on_progress)
+    work = Measuring(problem, budget, seed, on_progress)
     spectrum = work.spectrum()
     example = None
     if spectrum.heterogeneity is not None:
