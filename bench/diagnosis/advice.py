@@ -17,7 +17,7 @@ from reports.formats import number
 
 # Where one example carries more of Tr(H), it is named.
 DOMINANT_SHARE = 0.05
-HETEROGENEOUS = 10.0
+HETEROGENEOUS = 5.0
 
 
 def order(row: PredictedSolver) -> tuple[int, float]:
