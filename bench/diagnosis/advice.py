@@ -18,6 +18,8 @@ from reports.formats import number
 # Where one example carries more of Tr(H), it is named.
 DOMINANT_SHARE = 0.05
 HETEROGENEOUS = 5.0
+# R is found as a lower bound, and with λ beside H.
+NEAR = 0.4
 
 
 def order(row: PredictedSolver) -> tuple[int, float]:
@@ -74,7 +76,7 @@ def of_examples(spectrum: Spectrum, example: int | None, draws: int) -> list[str
     share = ratio / draws
     constant = spectrum.noise_constant.value.value if spectrum.noise_constant else 0.0
     # R ≤ max λ_max(h_i) ≤ max Tr(h_i) = C Tr(H): near it, that one example makes the noise.
-    rules = ratio >= HETEROGENEOUS and constant >= 0.5 * ratio * spectrum.trace.value
+    rules = ratio >= HETEROGENEOUS and constant >= NEAR * ratio * spectrum.trace.value
     if share <= DOMINANT_SHARE and not rules:
         return []
     return [
