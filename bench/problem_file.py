@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import importlib.util
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ import torch
 
 import problems
 from problems import Problem, ProblemFamily
-from problems.discovery import construct
+from problems.discovery import construct, import_file, line_in
 
 EXAMPLE = """\
 def problem():
@@ -46,8 +45,9 @@ class ProblemFile(ProblemFamily):
         try:
             built = function()
         except Exception as error:
+            where = line_in(Path(self.path), error)
             raise ValueError(
-                f"{self.path}: problem() raised {type(error).__name__}{_line(error, self.path)}: {error}"
+                f"{self.path}: problem() raised {type(error).__name__}{where}: {error}"
             ) from error
         if not isinstance(built, Problem):
             raise ValueError(
@@ -96,29 +96,8 @@ def _function(path: Path) -> Callable[[], Any]:
     folder = str(path.resolve().parent)
     if folder not in sys.path:
         sys.path.insert(0, folder)
-    name = f"ihvp_bench_file_{path.stem}"
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    try:
-        spec.loader.exec_module(module)
-    except Exception as error:
-        raise ValueError(
-            f"{path} cannot be imported: {type(error).__name__}{_line(error, str(path))}: {error}"
-        ) from error
+    module = import_file(path)
     function = getattr(module, "problem", None)
     if not callable(function):
         raise ValueError(f"{path}: problem is no function; it needs\n{EXAMPLE}")
     return function
-
-
-def _line(error: Exception, path: str) -> str:
-    """ " at line 12", the last line of the file on the way to the error."""
-    found, trace = "", error.__traceback__
-    while trace:
-        if Path(trace.tb_frame.f_code.co_filename).resolve() == Path(path).resolve():
-            found = f" at line {trace.tb_lineno}"
-        trace = trace.tb_next
-    return found

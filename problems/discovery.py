@@ -115,9 +115,8 @@ def _claim(found: dict[str, type[T]], offered: Mapping[str, type[T]]) -> None:
         found[name] = cls
 
 
-def _from_file(path: Path, base: type[T], kind: str) -> type[T]:
-    if not path.is_file():
-        raise ValueError(f"there is no file {path}; a {kind} given as a path must be a Python file")
+def import_file(path: Path) -> ModuleType:
+    """The module in the Python file `path`; ValueError names what it raises, and at which line."""
     name = f"{_FILE_PREFIX}{path.stem}"
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None
@@ -127,7 +126,26 @@ def _from_file(path: Path, base: type[T], kind: str) -> type[T]:
     try:
         spec.loader.exec_module(module)
     except Exception as error:
-        raise ValueError(f"{path} cannot be imported: {type(error).__name__}: {error}") from error
+        raise ValueError(
+            f"{path} cannot be imported: {type(error).__name__}{line_in(path, error)}: {error}"
+        ) from error
+    return module
+
+
+def line_in(path: Path, error: BaseException) -> str:
+    """ " at line 12", the last line of the file on the way to the error."""
+    found, trace = "", error.__traceback__
+    while trace:
+        if Path(trace.tb_frame.f_code.co_filename).resolve() == path.resolve():
+            found = f" at line {trace.tb_lineno}"
+        trace = trace.tb_next
+    return found
+
+
+def _from_file(path: Path, base: type[T], kind: str) -> type[T]:
+    if not path.is_file():
+        raise ValueError(f"there is no file {path}; a {kind} given as a path must be a Python file")
+    module = import_file(path)
     classes = _classes(module, base, path.stem)
     if len(classes) != 1:
         raise ValueError(

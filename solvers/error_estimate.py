@@ -28,8 +28,7 @@ def estimate_error(
     """The error (k,) of the mean of `tails`, and how many times as large as predicted its noise is.
 
     What the chains' differences show of the noise counts as much as its prediction. The residual of the
-    average, on the pilot's sample, makes the predicted bias larger where it is itself larger
-    than predicted.
+    average, on the pilot's sample, makes the predicted bias larger where it is itself larger than predicted.
     """
     spread = torch.stack(tails).double().var(dim=0).sum(dim=0).cpu() / len(tails)
     length = x.double().norm(dim=0).cpu()

@@ -15,6 +15,8 @@ from solvers.solver import Breakdown
 
 # Steps over which the last rate of convergence is taken, where it has to be extrapolated.
 RATE_STEPS = 6
+# A column's recurrence ends where its residual is down to this many units of rounding.
+ROUNDING = 10.0
 
 
 @dataclass(frozen=True)
@@ -90,45 +92,49 @@ def unseen_error(tridiagonal: Tridiagonal, smallest: float) -> float:
     return last_error(further, smallest * (1 - 1e-3))
 
 
-def cg_coefficients(
+def conjugate_gradients(
     operator: CurvatureOperator, damping: float, b: Tensor, steps: int
-) -> Iterator[Tridiagonal]:
-    """CG from x = 0 for b (p,), a product a step: the matrix of H + λI on its space after each.
+) -> Iterator[tuple[Tensor, list[Tridiagonal | None]]]:
+    """CG's answer (p, k) after each product, and of each column H + λI on its Krylov space (Lanczos 1950).
 
-    Without reorthogonalisation, so in the memory of four vectors: what CG itself meets. Ends where the
-    residual is down to rounding; Breakdown on negative curvature.
+    None for a column b = 0. Every column has a recurrence of its own, all share each product. Without
+    reorthogonalisation: a Gauss rule stays right where the basis does not (Greenbaum 1989). Ends where all
+    residuals are down to rounding; at least one step is made. Breakdown on negative curvature.
     """
+    x = torch.zeros_like(b)
     residual, direction = b.clone(), b.clone()
-    first = square = float(b.double().square().sum())
-    rounding = torch.finfo(b.dtype).eps ** 2
-    diagonal: list[float] = []
-    beside: list[float] = []
-    before = 0.0
+    first = square = b.double().square().sum(dim=0)
+    small = (ROUNDING * torch.finfo(b.dtype).eps) ** 2
+    diagonals: list[list[float]] = [[] for _ in first]
+    beside: list[list[float]] = [[] for _ in first]
+    before = [0.0] * len(first)
     for _ in range(steps):
-        if not square > rounding * first:
-            return
+        running = square > small * first
         product = operator @ direction + damping * direction
-        curvature = float((direction.double() * product.double()).sum())
-        if curvature <= 0:
-            lowest = curvature / float(direction.double().square().sum())
-            raise Breakdown(
-                f"H has an eigenvalue of at most {lowest - damping:.3g}: with λ = {damping:g} H + λI is not "
-                "positive definite"
-            )
-        alpha = square / curvature
-        residual -= alpha * product
-        new = float(residual.double().square().sum())
-        ratio = new / square
-        diagonal.append(1 / alpha + before)
-        beside.append(math.sqrt(ratio) / alpha if new > rounding * first else 0.0)
-        before = ratio / alpha
-        direction = residual + ratio * direction
+        curvature = (direction.double() * product.double()).sum(dim=0)
+        _check_positive_definite(curvature, direction, running, damping)
+        alpha = torch.where(running, square / curvature.where(running, 1), 0)
+        x = x + alpha.to(b.dtype) * direction
+        residual = residual - alpha.to(b.dtype) * product
+        new = torch.where(running, residual.double().square().sum(dim=0), square)
+        beta = torch.where(running, new / square.where(running, 1), 0)
+        direction = residual + beta.to(b.dtype) * direction
+        columns = zip(running.tolist(), alpha.tolist(), beta.tolist(), (new / first).tolist(), strict=True)
+        for column, (runs, length, ratio, left) in enumerate(columns):
+            if runs:
+                diagonals[column].append(1 / length + before[column])
+                beside[column].append(ratio**0.5 / length if left > small else 0.0)
+                before[column] = ratio / length
         square = new
-        yield Tridiagonal(
-            torch.tensor(diagonal, dtype=torch.float64),
-            torch.tensor(beside, dtype=torch.float64),
-            math.sqrt(first),
+        yield (
+            x,
+            [
+                Tridiagonal(_float64(diagonal), _float64(off), norm) if norm else None
+                for diagonal, off, norm in zip(diagonals, beside, first.sqrt().tolist(), strict=True)
+            ],
         )
+        if not (square > small * first).any():
+            return
 
 
 def minres_residuals(tridiagonal: Tridiagonal, damping: float) -> list[float]:
@@ -159,6 +165,23 @@ def with_column(
     for each, row in zip(padded, (nodes, weights), strict=True):
         each[column] = torch.nn.functional.pad(row, (0, width - len(row)))
     return padded[0], padded[1]
+
+
+def _check_positive_definite(curvature: Tensor, direction: Tensor, running: Tensor, damping: float) -> None:
+    if not running.any():
+        return
+    quotients = (curvature / direction.double().square().sum(dim=0))[running]
+    lowest = float(quotients.min())
+    if lowest <= 0:
+        raise Breakdown(
+            f"H + λI is not positive definite: λ = {damping:g}, and H has an eigenvalue of at most "
+            f"{lowest - damping:.3g}. Raise damping above {damping - lowest:.3g} at least, or use "
+            "scipy_minres"
+        )
+
+
+def _float64(values: list[float]) -> Tensor:
+    return torch.tensor(values, dtype=torch.float64)
 
 
 def _completed(tridiagonal: Tridiagonal, smallest: float) -> tuple[Tensor, Tensor]:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from problems import Problem
-from solvers import theory, tuned_lissa
+from solvers import tuned_lissa
 from solvers.measured import PapersMeasurements, measure_curvature, measure_for_papers_rule
 from solvers.solver import Example, Iterate, Solver, State, check_positive
 from solvers.tuning import Wanted
@@ -113,16 +113,13 @@ class LiSSA(Solver):
     def _by_the_papers_rule(
         self, problem: Problem, measured: PapersMeasurements, b: Tensor, generator: torch.Generator
     ) -> Iterator[Iterate]:
-        whole = measured.largest + problem.damping
-        step = 1 / whole if self.step_size == "auto" else self.step_size
-        batch = math.ceil(theory.batch_by_trace(measured.trace, measured.largest, problem.damping))
+        rule = measured.schedule(problem.damping, None if self.step_size == "auto" else self.step_size)
+        assert rule.batch_size is not None
         chosen = replace(
             self,
-            step_size=step,
-            batch_size=batch if self.batch_size == "auto" else self.batch_size,
-            num_steps=math.ceil(theory.PAPERS_TIME / (step * problem.damping))
-            if self.num_steps == "auto"
-            else self.num_steps,
+            step_size=rule.step_size,
+            batch_size=rule.batch_size if self.batch_size == "auto" else self.batch_size,
+            num_steps=rule.last if self.num_steps == "auto" else self.num_steps,
         )
         facts = {
             "rule": self.rule,

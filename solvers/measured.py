@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -11,6 +12,7 @@ from problems.spectrum.lanczos import Extremes, extreme_eigenvalues
 from problems.spectrum.smoothness import noise_constant, sampled_noise_constant
 from problems.spectrum.trace import xtrace
 from solvers import theory
+from solvers.prediction import Schedule
 from solvers.solver import Breakdown
 
 # Curvature is measured on all data or, where there are more, on this many draws: its largest eigenvalue and
@@ -59,6 +61,13 @@ class PapersMeasurements:
 
     largest: float
     trace: float
+
+    def schedule(self, damping: float, step_size: float | None = None) -> Schedule:
+        """That rule's schedule, T for ηλT = 2.25; with a step size that was set, T for that."""
+        step = 1 / (self.largest + damping) if step_size is None else step_size
+        batch = math.ceil(theory.batch_by_trace(self.trace, self.largest, damping))
+        last = math.ceil(theory.PAPERS_TIME / (step * damping))
+        return Schedule(step, batch, last - 1, last)
 
 
 def measure_curvature(operator: CurvatureOperator, damping: float, generator: torch.Generator) -> Measured:

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import torch
 from torch import Tensor
 
 from problems.operators.base import CurvatureOperator
 from problems.spectrum.lanczos import Tridiagonal
 from problems.spectrum.spectral_measure import SpectralMeasure
-from solvers.krylov_prediction import unseen_error
+from solvers.krylov_prediction import conjugate_gradients, unseen_error
 from solvers.prediction import RightHandSides, Start
-from solvers.solver import Breakdown
 
 # CG steps from b; their measure integrates polynomials of degree 23 exactly.
 STEPS = 12
@@ -26,8 +23,6 @@ NOISE_STEPS = 5
 NOISE_COLUMNS = 4
 # Where no more than this is unseen the measures have shown all that matters.
 CLOSE = 1e-2
-# A column's recurrence ends where rounding begins.
-ROUNDING = 100.0
 
 
 def pilot(
@@ -68,51 +63,6 @@ def pilot(
 def _unseen(found: list[Tridiagonal | None], smallest: float) -> float:
     """CG's relative error, worst column, if what it has not seen yet lies at the eigenvalue `smallest`."""
     return max((unseen_error(each, smallest) for each in found if each), default=0.0)
-
-
-def conjugate_gradients(
-    operator: CurvatureOperator, damping: float, b: Tensor, steps: int
-) -> Iterator[tuple[Tensor, list[Tridiagonal | None]]]:
-    """CG's answer (p, k) after each product, and of each column H + λI on its Krylov space (Lanczos 1950).
-
-    None for a column b = 0. Every column has a recurrence of its own, all share each product. Without
-    reorthogonalisation: a Gauss rule stays right where the basis does not (Greenbaum 1989). Ends where all
-    residuals are down to rounding; at least one step is made. Breakdown on negative curvature.
-    """
-    x = torch.zeros_like(b)
-    residual, direction = b.clone(), b.clone()
-    first = square = b.double().square().sum(dim=0)
-    small = (ROUNDING * torch.finfo(b.dtype).eps) ** 2
-    diagonals: list[list[float]] = [[] for _ in first]
-    beside: list[list[float]] = [[] for _ in first]
-    before = [0.0] * len(first)
-    for _ in range(steps):
-        running = square > small * first
-        product = operator @ direction + damping * direction
-        curvature = (direction.double() * product.double()).sum(dim=0)
-        _check_positive_definite(curvature, direction, running, damping)
-        alpha = torch.where(running, square / curvature.where(running, 1), 0)
-        x = x + alpha.to(b.dtype) * direction
-        residual = residual - alpha.to(b.dtype) * product
-        new = torch.where(running, residual.double().square().sum(dim=0), square)
-        beta = torch.where(running, new / square.where(running, 1), 0)
-        direction = residual + beta.to(b.dtype) * direction
-        columns = zip(running.tolist(), alpha.tolist(), beta.tolist(), (new / first).tolist(), strict=True)
-        for column, (runs, length, ratio, left) in enumerate(columns):
-            if runs:
-                diagonals[column].append(1 / length + before[column])
-                beside[column].append(ratio**0.5 / length if left > small else 0.0)
-                before[column] = ratio / length
-        square = new
-        yield (
-            x,
-            [
-                Tridiagonal(_float64(diagonal), _float64(off), norm) if norm else None
-                for diagonal, off, norm in zip(diagonals, beside, first.sqrt().tolist(), strict=True)
-            ],
-        )
-        if not (square > small * first).any():
-            return
 
 
 def as_measure(found: list[Tridiagonal | None], damping: float) -> SpectralMeasure:
@@ -168,22 +118,5 @@ def _noise_over_energy(operator: CurvatureOperator, damping: float, e: Tensor) -
     return torch.where(energy > 0, noise / energy.where(energy > 0, 1), 0).cpu()
 
 
-def _float64(values: list[float]) -> Tensor:
-    return torch.tensor(values, dtype=torch.float64)
-
-
 def _inner(one: Tensor, other: Tensor) -> Tensor:
     return (one.double() * other.double()).sum(dim=0)
-
-
-def _check_positive_definite(curvature: Tensor, direction: Tensor, running: Tensor, damping: float) -> None:
-    if not running.any():
-        return
-    quotients = (curvature / direction.double().square().sum(dim=0))[running]
-    lowest = float(quotients.min())
-    if lowest <= 0:
-        raise Breakdown(
-            f"H + λI is not positive definite: λ = {damping:g}, and H has an eigenvalue of at most "
-            f"{lowest - damping:.3g}. Raise damping above {damping - lowest:.3g} at least, or use "
-            "scipy_minres"
-        )

@@ -79,12 +79,24 @@ def make_plan(
     full_epochs = full.epochs if full else math.inf
     best = None
     if wanted.batch_size != "full":
-        best = _cheapest(_on_batches(measured, sides, wanted, data, caution, full_epochs), wanted)
+        best = sampled_plan(measured, sides, wanted, data, caution, full_epochs)
     if wanted.batch_size in (None, "full") and full and (best is None or full.epochs <= best.epochs):
         return full
     if best is None:
         raise Breakdown(_too_long(measured, wanted, caution))
     return best
+
+
+def sampled_plan(
+    measured: Measured,
+    sides: RightHandSides,
+    wanted: Wanted,
+    data: CurvatureOperator,
+    caution: float = 1.0,
+    full_epochs: float = math.inf,
+) -> Plan | None:
+    """The same on mini-batches alone, whatever all data cost; None where none gets there."""
+    return _cheapest(_on_batches(measured, sides, wanted, data, caution, full_epochs), wanted)
 
 
 def steps_to(

@@ -9,9 +9,7 @@ from problems.operators.base import CurvatureOperator
 from solvers import theory
 from solvers.measured import Measured
 from solvers.prediction import RightHandSides, Schedule
-from solvers.solver import Breakdown
-from solvers.theory import PAPERS_TIME
-from solvers.tuning import Plan, Wanted, epochs_of, make_plan, noise_excess
+from solvers.tuning import Wanted, epochs_of, make_plan, noise_excess
 
 # Late enough that nothing is left of the start: the noise alone.
 _FOREVER = 10**9
@@ -161,32 +159,6 @@ def completed(
     )
     missing = [name for name in ("step_size", "batch_size", "num_steps") if getattr(settings, name) is None]
     return make_plan(measured, sides, wanted, data).schedule, f"{', '.join(missing)} as LiSSA chooses them"
-
-
-def papers_schedule(measured: Measured, ritz: float, trace: float) -> Schedule:
-    """η = 1/(λ_max + λ), b = Tr(H)/(λ_max + λ), ηλT = 2.25 (Klochkov & Liu 2024); the last iterate."""
-    step = 1 / (ritz + measured.damping)
-    batch = math.ceil(theory.batch_by_trace(trace, ritz, measured.damping))
-    last = math.ceil(PAPERS_TIME / (step * measured.damping))
-    return Schedule(step, batch, last - 1, last)
-
-
-def sampled_plan(
-    measured: Measured, sides: RightHandSides, target: float, data: CurvatureOperator
-) -> Plan | None:
-    """The cheapest plan on mini-batches, also where all data are cheaper; None where none gets there."""
-    best = None
-    size = 1
-    while size <= max(1, data.num_draws // 4):
-        units = max(1, round(size * measured.units_per_draw))
-        try:
-            plan = make_plan(measured, sides, Wanted(target, None, units, None), data)
-        except Breakdown:
-            plan = None
-        if plan and (best is None or plan.epochs < best.epochs):
-            best = plan
-        size *= 2
-    return best
 
 
 def _below(name: str, formula: str, value: float, limit: float, otherwise: str) -> Condition:

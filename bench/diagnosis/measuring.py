@@ -26,7 +26,13 @@ from problems.spectrum.smoothness import sampled_noise_constant
 from problems.spectrum.spectral_measure import SpectralMeasure
 from problems.spectrum.summary import SMALLEST_BUDGET
 from problems.work import Work
-from solvers.krylov_prediction import cg_coefficients, cg_history, last_error, minres_residuals, with_column
+from solvers.krylov_prediction import (
+    cg_history,
+    conjugate_gradients,
+    last_error,
+    minres_residuals,
+    with_column,
+)
 from solvers.measured import SAMPLED_EXAMPLES, Measured, margin, sample_of
 from solvers.pilot import NOISE_STEPS as PILOT_NOISE_STEPS
 from solvers.pilot import STEPS, pilot
@@ -76,7 +82,7 @@ class Measuring:
         self.budget = budget
         self.seed = seed
         self.operator, self.indices = _sample(problem.operator, seed)
-        if not _not_zero(problem).shape[1]:
+        if not _not_zero(problem, 1).shape[1]:
             raise ValueError(
                 "every right-hand side is 0, and so is every solution: there is nothing to diagnose"
             )
@@ -119,7 +125,7 @@ class Measuring:
         damping = self.problem.damping
         # Of H ⪰ 0 that is 0: no Ritz value bounds λ_min from below.
         smallest = 0.0 if self.operator.is_psd else min(0.0, lowest_ritz_value(spectrum), self.lowest)
-        b = _not_zero(self.problem)[:, : self.piloted_columns]
+        b = _not_zero(self.problem, self.piloted_columns)
         products = self.columns(b.shape[1])
         with _definite():
             sides = self._spend(
@@ -165,11 +171,13 @@ class Measuring:
         found: list[tuple[int, Tridiagonal]] = []
         for column in range(b.shape[1]):
             steps = int((left - (self.operator.work.total - began)) / self.columns(1))
-            if not b[:, column].any() or (found and steps < len(found[0][1].diagonal)):
+            if found and steps < len(found[0][1].diagonal):
                 continue
             last = None
             steps = min(MOST_CG_STEPS, max(STEPS, steps))
-            for last in cg_coefficients(self.operator, self.problem.damping, b[:, column], steps):
+            one = b[:, column : column + 1]
+            for _, (last,) in conjugate_gradients(self.operator, self.problem.damping, one, steps):
+                assert last is not None
                 if last_error(last, smallest) <= ENOUGH * target:
                     break
             assert last is not None
@@ -188,7 +196,7 @@ class Measuring:
             return True
         if self.lowest + damping <= 0:
             return False
-        b = self.problem.columns(slice(0, 1))[:, 0]
+        b = _not_zero(self.problem, 1)[:, 0]
         left = self.budget - sum(self.spent.values())
         drawn = self._drawn_examples / operator.num_draws + 0.5
         kept = PILOT_PRODUCTS * self.columns(self.piloted_columns)
@@ -208,7 +216,7 @@ class Measuring:
                     return True
             return False
 
-        return self._spend("definiteness", search) if b.any() else True
+        return self._spend("definiteness", search)
 
     def minres(self, target: float) -> PredictedSolver:
         """MINRES, as far as Lanczos from one right-hand side shows its residual."""
@@ -335,10 +343,16 @@ def _sample(data: CurvatureOperator, seed: int) -> tuple[CurvatureOperator, Tens
     return alone, drawn[: sample.num_draws]
 
 
-def _not_zero(problem: Problem) -> Tensor:
-    """The right-hand sides that are not 0, of which there is something to know."""
-    b = problem.columns()
-    return b[:, b.any(dim=0)]
+def _not_zero(problem: Problem, count: int) -> Tensor:
+    """The first `count` right-hand sides that are not 0, built one by one, since all may not fit."""
+    found: list[Tensor] = []
+    for column in range(problem.num_columns):
+        b = problem.columns(slice(column, column + 1))
+        if b.any():
+            found.append(b)
+        if len(found) == count:
+            break
+    return torch.cat(found, dim=1) if found else b[:, :0]
 
 
 def _check_not_zero(operator: CurvatureOperator) -> None:

@@ -8,17 +8,24 @@ from dataclasses import asdict, dataclass, fields, replace
 
 import torch
 
-from bench.diagnosis.lissa_settings import JudgedSettings, Settings, judge, papers_schedule, sampled_plan
+from bench.diagnosis.lissa_settings import JudgedSettings, Settings, judge
 from problems import Problem
 from problems.spectrum import Spectrum
 from solvers import theory, tuned_lissa
 from solvers.exact import Exact
 from solvers.krylov_prediction import CGHistory
-from solvers.measured import MOST_PRODUCTS, NOISE_STEPS, TRACE_PRODUCTS, Measured, sample_of
+from solvers.measured import (
+    MOST_PRODUCTS,
+    NOISE_STEPS,
+    TRACE_PRODUCTS,
+    Measured,
+    PapersMeasurements,
+    sample_of,
+)
 from solvers.prediction import RightHandSides, Schedule, relative
 from solvers.probe import PROBE_COLUMNS, PROBE_STEPS
 from solvers.solver import Breakdown
-from solvers.tuning import MOST_STEPS, Plan, Wanted, make_plan
+from solvers.tuning import MOST_STEPS, Plan, Wanted, make_plan, sampled_plan
 
 MEASURED = "measured in the pilot"
 FROM_MEASURE = "from b's spectral measure"
@@ -114,7 +121,7 @@ def lissa_tuned(piloted: Piloted) -> tuple[PredictedSolver, Plan | None]:
     pilot = _pilot_share(piloted) * piloted.pilot_products * piloted.product
     probe = 0.0
     if schedule.batch_size is None:
-        other = sampled_plan(piloted.measured, piloted.sides, target, data)
+        other = sampled_plan(piloted.measured, piloted.sides, Wanted(target, None, None, None), data)
         ways = f"all data: {plan.epochs:.3g} passes; mini-batches " + (
             f"of {other.schedule.batch_size} would take {other.epochs:.3g}" if other else "do not get there"
         )
@@ -142,10 +149,8 @@ def lissa_tuned(piloted: Piloted) -> tuple[PredictedSolver, Plan | None]:
 def lissa_by_the_paper(piloted: Piloted) -> tuple[PredictedSolver, JudgedSettings]:
     """LiSSA with η = 1/(λ_max + λ), b = Tr(H)/(λ_max + λ) and ηλT = 2.25."""
     spectrum = piloted.spectrum
-    schedule = papers_schedule(
-        piloted.measured, spectrum.extremes.largest.value, max(spectrum.trace.value, 0.0)
-    )
-    judged = piloted.judge("by the paper's rule", schedule)
+    measured = PapersMeasurements(spectrum.extremes.largest.value, max(spectrum.trace.value, 0.0))
+    judged = piloted.judge("by the paper's rule", measured.schedule(piloted.measured.damping))
     setup = (
         piloted.share * (min(MOST_PRODUCTS, spectrum.extremes.products) + TRACE_PRODUCTS) * piloted.columns(1)
     )
@@ -176,7 +181,8 @@ def conjugate_gradients(piloted: Piloted) -> PredictedSolver:
     known = [history.steps_to(target) for history in piloted.histories]
     condition = _condition(piloted)
     # ‖e‖ ≤ ‖e‖_A/√λ_min and ‖u*‖_A ≤ √λ_max ‖u*‖ of A = H + λI.
-    bound = min(theory.cg_steps(condition, target / math.sqrt(condition)), _distinct(piloted))
+    # In exact arithmetic CG ends after p steps.
+    bound = min(theory.cg_steps(condition, target / math.sqrt(condition)), piloted.problem.size)
     note = f"at most {bound:,} for any right-hand side, κ ≤ {condition:.3g}"
     if all(step is not None for step in known):
         steps = max((step for step in known if step is not None), default=0)
@@ -340,11 +346,6 @@ def _condition(piloted: Piloted) -> float:
     """Upper bound of κ of H + λI."""
     damping = piloted.measured.damping
     return (piloted.measured.largest + damping) / (piloted.smallest + damping)
-
-
-def _distinct(piloted: Piloted) -> int:
-    """CG in exact arithmetic ends after as many steps as H + λI has different eigenvalues."""
-    return piloted.problem.size
 
 
 def _rounded_down(value: float) -> float:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 import solvers
+from bench.experiments._bias import bias, error_of_start
 from bench.study import OnProgress, Piece, Row, Study
 from problems import DenseOperator, Problem
 from problems.spectrum.smoothness import noise_constant, second_moment_constant
@@ -37,7 +38,7 @@ class Prepared:
     second_moments: Mapping[int, float]  # L_b by batch size b
     thresholds: Mapping[int, float]  # η* by batch size, NaN where out of reach
     single_noise: Tensor  # (k,) u*ᵀ(E h² − H²)u*, of which Δ̃ is the b-th part
-    start: Tensor  # b/λ − u* in H's eigenbasis, (p, k)
+    start: Tensor  # ‖b/λ − u*‖, (k,)
 
 
 @dataclass(frozen=True)
@@ -92,11 +93,16 @@ class Phase(Study):
                 f"p = {problem.size} is out of reach of the dense reference that errors are measured by: "
                 "choose a smaller problem"
             )
+        if operator.unit != "example":
+            raise ValueError(
+                f"a mini-batch counts {operator.unit}s here, which are not drawn one by one, and theory's b "
+                "counts independent draws: choose a problem whose unit is the example"
+            )
         if not operator.has_examples:
             raise ValueError(
                 "H offers no curvature of single examples, from which theory predicts; choose another"
             )
-        eigenvalues, basis = problem.ground_truth.eigen
+        eigenvalues = problem.ground_truth.eigen[0]
         on_progress("R", 0)
         generator = torch.Generator().manual_seed(0)
         constant = noise_constant(
@@ -117,7 +123,7 @@ class Phase(Study):
             moments,
             thresholds,
             (reference * operator.mean_square(reference)).sum(dim=0) - once.square().sum(dim=0),
-            basis.T @ (problem.columns().double() / problem.damping - reference),
+            error_of_start(problem).norm(dim=0),
         )
 
     def measure(
@@ -160,7 +166,7 @@ def _predicted(problem: Problem, prepared: Prepared, batch: int, step: float, nu
     floors, errors = [], []
     for noise, start, length in zip(
         (prepared.single_noise / batch).clamp_min(0).tolist(),
-        prepared.start.norm(dim=0).tolist(),
+        prepared.start.tolist(),
         problem.reference.norm(dim=0).tolist(),
         strict=True,
     ):
@@ -188,11 +194,10 @@ def _measured(problem: Problem, prepared: Prepared, solution: Solution, row: Row
     """
     reference = problem.reference
     assert reference is not None
-    eigenvalues, basis = problem.ground_truth.eigen
     lengths = reference.norm(dim=0)
-    start_error = float((prepared.start.norm(dim=0) / lengths).max())
+    start_error = float((prepared.start / lengths).max())
     step, num_steps = row["step_size"], row["num_steps"]
-    left = basis @ ((1 - step * (eigenvalues + problem.damping))[:, None] ** num_steps * prepared.start)
+    left = bias(problem, step, num_steps)
     error, noise, collapsed = worst(solution.error), math.inf, math.inf
     if solution.x is not None and solution.steps == num_steps and bool(torch.isfinite(solution.x).all()):
         lost = (solution.x.double() - reference - left).norm(dim=0)

@@ -12,6 +12,7 @@ import pandas as pd
 import torch
 
 import solvers
+from bench.experiments._bias import bias
 from bench.experiments._budget import check_budget
 from bench.study import OnProgress, Piece, Row, Study
 from problems import Problem
@@ -135,10 +136,8 @@ def _decomposition(problem: Problem, solution: Solution, row: Row) -> Row:
     reference = problem.reference
     if reference is None or not step > 0 or not steps > 0:
         return {}
-    eigenvalues, basis = problem.ground_truth.eigen
     b = problem.columns().double()
-    start = basis.T @ (b / problem.damping - reference)
-    left = basis @ ((1 - step * (eigenvalues + problem.damping))[:, None] ** steps * start)
+    left = bias(problem, step, int(steps))
     found = {
         "bias": worst(relative_norms(left, reference)),
         "bias_from_rhs": worst(relative_norms(left, b / problem.damping)),
@@ -148,12 +147,16 @@ def _decomposition(problem: Problem, solution: Solution, row: Row) -> Row:
     }
     if solution.x is not None and solution.steps == steps:
         found["noise"] = worst(relative_norms(solution.x.double() - reference - left, reference))
-    if problem.operator.has_examples and not row["full_data"]:
+    # Theory's b counts independent draws, which tokens of a sequence are not.
+    independent = problem.operator.has_examples and problem.operator.unit == "example"
+    if independent and not row["full_data"]:
         generator = torch.Generator().manual_seed(0)
         sharp = second_moment_constant(problem.operator, problem.damping, int(batch), generator)
         found["half_step_second_moment"] = step * sharp.value.value / 2
     elif row["full_data"]:
-        found["half_step_second_moment"] = step * (float(eigenvalues[-1]) + problem.damping) / 2
+        found["half_step_second_moment"] = (
+            step * (float(problem.ground_truth.eigen[0][-1]) + problem.damping) / 2
+        )
     return {name: _number(value) for name, value in found.items()}
 
 

@@ -1,4 +1,4 @@
-"""LiSSA that chose its settings against the best of a grid search: examples to the same error.
+"""LiSSA that chose its settings against the best of a grid search: examples to the same error, set-up apart.
 
 `make autotune` takes about a quarter of an hour, nearly all of it for the grid.
 """

@@ -10,14 +10,13 @@ from problems import DenseOperator
 from problems.spectrum.lanczos import Tridiagonal, lanczos
 from solvers import Breakdown
 from solvers.krylov_prediction import (
-    cg_coefficients,
     cg_history,
+    conjugate_gradients,
     last_error,
     minres_residuals,
     unseen_error,
     with_column,
 )
-from solvers.pilot import conjugate_gradients
 from tests.conftest import dense_problem, random_psd_examples
 
 DAMPING = 0.05
@@ -29,7 +28,8 @@ def operator() -> DenseOperator:
 
 
 def last(operator: DenseOperator, b: torch.Tensor, steps: int) -> Tridiagonal:
-    *_, found = cg_coefficients(operator, DAMPING, b, steps)
+    *_, (_, (found,)) = conjugate_gradients(operator, DAMPING, b[:, None], steps)
+    assert found is not None
     return found
 
 
@@ -86,7 +86,7 @@ def test_an_invariant_space_is_exact() -> None:
 def test_negative_curvature_is_a_breakdown_that_gives_it() -> None:
     operator = DenseOperator.from_matrix(torch.diag(torch.tensor([1.0, -0.5], dtype=torch.float64)))
     with pytest.raises(Breakdown, match="not positive definite"):
-        list(cg_coefficients(operator, DAMPING, torch.ones(2, dtype=torch.float64), 5))
+        list(conjugate_gradients(operator, DAMPING, torch.ones(2, 1, dtype=torch.float64), 5))
 
 
 def test_minres_residuals_are_the_least_over_the_krylov_space() -> None:

@@ -10,7 +10,8 @@ import problems
 from problems import DenseOperator, Problem
 from problems.spectrum.spectral_measure import SpectralMeasure
 from solvers import Breakdown
-from solvers.pilot import as_measure, conjugate_gradients, pilot
+from solvers.krylov_prediction import conjugate_gradients
+from solvers.pilot import as_measure, pilot
 from tests.conftest import dense_problem, random_psd_examples
 
 
