@@ -28,8 +28,8 @@ from bench.diagnosis import command as diagnose_command
 from bench.diagnosis.diagnose import DEFAULT_BUDGET
 from bench.diagnosis.lissa_settings import Settings
 from bench.diagnosis.text import print_diagnosis
-from bench.specification import Specification, parse
 from bench.store import Store
+from problems.specification import Specification, parse
 from problems.validation import explain, unknown
 
 app = typer.Typer(

@@ -16,8 +16,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 import problems
 import solvers
 from bench.problem_file import find_family
-from bench.specification import Specification
 from problems import ProblemFamily
+from problems.specification import Specification
 from problems.validation import explain, unknown
 from solvers import Budget, Solver
 

@@ -13,9 +13,9 @@ from pydantic import Field
 
 import bench.experiments
 from bench.experiment import ProblemEntry, Strict, check_device, find_families
-from bench.specification import Specification, parse
 from problems import Problem, ProblemFamily, discovery
 from problems.discovery import plugin_name
+from problems.specification import Specification, parse
 
 ENTRY_POINTS = "ihvp_bench.studies"
 

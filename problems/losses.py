@@ -36,6 +36,10 @@ class Loss(ABC):
         """Weight times ∇²ℓ of every unit, applied to that unit's tangent; shape of the outputs."""
 
     @abstractmethod
+    def hessian_root(self, outputs: Tensor) -> Tensor:
+        """Vectors l of every unit with Σ l lᵀ = ∇²ℓ, as many as it has outputs: (r, shape of the outputs)."""
+
+    @abstractmethod
     def sample(self, outputs: Tensor, generator: torch.Generator) -> Tensor:
         """Targets drawn from the model's own distribution, such that E ∇ℓ ∇ℓᵀ = `power` ∇²ℓ."""
 
@@ -72,6 +76,9 @@ class CrossEntropy(Loss):
 
     def hessian_product(self, outputs: Tensor, tangents: Tensor, weights: Tensor) -> Tensor:
         return _softmax_hessian_product(outputs, tangents, weights)
+
+    def hessian_root(self, outputs: Tensor) -> Tensor:
+        return _softmax_root(outputs)
 
     def sample(self, outputs: Tensor, generator: torch.Generator) -> Tensor:
         return _sample_classes(outputs, generator)
@@ -118,6 +125,9 @@ class TokenCrossEntropy(Loss):
     def hessian_product(self, outputs: Tensor, tangents: Tensor, weights: Tensor) -> Tensor:
         return _softmax_hessian_product(outputs, tangents, weights)
 
+    def hessian_root(self, outputs: Tensor) -> Tensor:
+        return _softmax_root(outputs)
+
     def sample(self, outputs: Tensor, generator: torch.Generator) -> Tensor:
         drawn = _sample_classes(outputs, generator)
         return drawn.roll(self.shift, dims=1)
@@ -162,6 +172,9 @@ class SquaredLoss(Loss):
     def hessian_product(self, outputs: Tensor, tangents: Tensor, weights: Tensor) -> Tensor:
         return tangents * (weights * (2 / outputs[0].numel()))
 
+    def hessian_root(self, outputs: Tensor) -> Tensor:
+        return _diagonal_root(torch.full_like(outputs, (2 / outputs[0].numel()) ** 0.5))
+
     def sample(self, outputs: Tensor, generator: torch.Generator) -> Tensor:
         """From the normal distribution of variance outputs/2, whose negative logarithm this loss is."""
         noise = torch.randn(outputs.shape, generator=generator, dtype=torch.float64)
@@ -184,6 +197,9 @@ class BinaryCrossEntropy(Loss):
 
     def hessian_product(self, outputs: Tensor, tangents: Tensor, weights: Tensor) -> Tensor:
         return tangents * (outputs.sigmoid() * (-outputs).sigmoid() * (weights / outputs[0].numel()))
+
+    def hessian_root(self, outputs: Tensor) -> Tensor:
+        return _diagonal_root((outputs.sigmoid() * (-outputs).sigmoid() / outputs[0].numel()).sqrt())
 
     def sample(self, outputs: Tensor, generator: torch.Generator) -> Tensor:
         uniform = torch.rand(outputs.shape, generator=generator, dtype=torch.float64)
@@ -250,6 +266,20 @@ def _softmax_hessian_product(outputs: Tensor, tangents: Tensor, weights: Tensor)
     probabilities = outputs.softmax(dim=-1)
     weighted = probabilities * weights * tangents
     return torch.addcmul(weighted, probabilities, weighted.sum(dim=-1, keepdim=True), value=-1)
+
+
+def _softmax_root(outputs: Tensor) -> Tensor:
+    # With L = diag(√p) − p√pᵀ is LLᵀ = diag(p) − ppᵀ; its columns are the vectors.
+    probabilities = outputs.softmax(dim=-1)
+    roots = probabilities.sqrt()
+    columns = torch.diag_embed(roots) - probabilities[..., :, None] * roots[..., None, :]
+    return columns.movedim(-1, 0)
+
+
+def _diagonal_root(entries: Tensor) -> Tensor:
+    """One vector for each output of a unit: its entry (m, ...) there, 0 elsewhere."""
+    flat = torch.diag_embed(entries.flatten(1))
+    return flat.reshape(len(entries), *entries.shape[1:], -1).movedim(-1, 0)
 
 
 def _sample_classes(outputs: Tensor, generator: torch.Generator) -> Tensor:

@@ -57,6 +57,8 @@ class Solver(ABC):
     """
 
     remedy: ClassVar[str] = "raise damping or choose another solver"
+    # Whether `prepare` returns an ApproximateInverse, with which other solvers can be preconditioned.
+    preconditions: ClassVar[bool] = False
 
     def skip(self, problem: Problem) -> str | None:
         """Why this solver cannot run on `problem`, or None."""

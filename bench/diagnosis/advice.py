@@ -10,8 +10,8 @@ import torch
 from bench.diagnosis import predicted_solvers as predicted
 from bench.diagnosis.predicted_solvers import PredictedSolver
 from bench.diagnosis.result import Recommendation
-from bench.specification import parse
 from problems import Problem
+from problems.specification import parse
 from problems.spectrum import Spectrum
 from reports.formats import number
 

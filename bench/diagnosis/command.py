@@ -20,8 +20,8 @@ from bench.diagnosis.lissa_settings import Settings
 from bench.diagnosis.result import Diagnosis
 from bench.experiment import DTYPES, check_device
 from bench.problem_file import ProblemFile, find_family
-from bench.specification import Specification, parse
 from problems import Problem
+from problems.specification import Specification, parse
 
 PARTS = {
     "extremes": "largest and smallest eigenvalue",

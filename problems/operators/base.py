@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
 from typing import Literal
 
 import torch
@@ -77,9 +78,44 @@ class CurvatureOperator(ABC):
         """vᵀ h_i v of every example i for the vectors V (p, k), shape (n, k); ValueError where unknown."""
         raise ValueError(f"{type(self).__name__} knows no curvature of single examples")
 
-    def mean_square(self, vectors: Tensor) -> Tensor:
-        """mean h_i² V over all examples i for V (p, k), shape (p, k); ValueError where unknown."""
+    def mean_square(self, vectors: Tensor, between: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+        """mean h_i M h_i V over all examples i for V (p, k), shape (p, k); ValueError where unknown.
+
+        `between` applies M to columns (p, j); by default M = I.
+        """
         raise ValueError(f"{type(self).__name__} knows no curvature of single examples")
+
+    @property
+    def root_rank(self) -> int:
+        """r, where every h_i = R_iᵀR_i with R_i (r, p) is offered by `root_blocks`; 0 where none is."""
+        return 0
+
+    def root_blocks(self) -> Iterator[Tensor]:
+        """The R_i of all examples, or sequences, in order, in blocks (m, r, p): H = mean R_iᵀR_i.
+
+        Costs (1 + 2r)/3 gradient equivalents. ValueError where no root is known.
+        """
+        raise ValueError(f"{type(self).__name__} knows no root of H")
+
+    def root_product(self, vectors: Tensor) -> Tensor:
+        """R V for V (p, k), shape (n·r, k), R the R_i below each other over √n, so that H = RᵀR.
+
+        Costs k gradient equivalents. ValueError where no root is known.
+        """
+        raise ValueError(f"{type(self).__name__} knows no root of H")
+
+    def root_transpose_product(self, weights: Tensor) -> Tensor:
+        """Rᵀ W for W (n·r, k), shape (p, k); costs (1 + 2k)/3 gradient equivalents."""
+        raise ValueError(f"{type(self).__name__} knows no root of H")
+
+    def diagonal(self) -> Tensor:
+        """The diagonal of H, shape (p,): from its root where there is one, else from p products."""
+        if not self.root_rank:
+            return self.dense().diagonal().clone()
+        total = torch.zeros(self.shape[0], dtype=self.dtype, device=self.device)
+        for block in self.root_blocks():
+            total += block.square().sum(dim=(0, 1))
+        return total / self.num_draws
 
     @property
     @abstractmethod

@@ -42,6 +42,8 @@ class Batch(NamedTuple):
 # (outputs, batch, tangents) ↦ weight · S applied to the tangent of every unit, shape of the tangents; the
 # tangents, (..., m, C) or (..., m, T, C), may have a leading dimension of vectors.
 OutputCurvature = Callable[[Tensor, Batch, Tensor], Tensor]
+# (outputs, batch) ↦ √weight · l of every unit, shape (r, shape of the outputs).
+OutputRoot = Callable[[Tensor, Batch], Tensor]
 # (parameters, batch, V) ↦ weighted sum over the batch's units of h v, for the vectors V (c, p); shape (c, p).
 BlockProduct = Callable[[Parameters, Batch, Tensor], Tensor]
 
@@ -61,4 +63,12 @@ class Curvature(ABC):
 
     def output_curvature(self, loss: Loss) -> OutputCurvature | None:
         """S, where h = Jᵀ S J with J the Jacobian of a unit's outputs; None where h has no such form."""
+        return None
+
+    def root_rank(self, outputs: int) -> int:
+        """How many vectors l a unit of so many outputs has in `output_root`."""
+        return outputs
+
+    def output_root(self, loss: Loss) -> OutputRoot | None:
+        """Vectors l with S = Σ l lᵀ; None where h has no such form."""
         return None

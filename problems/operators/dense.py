@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from problems.operators.base import CurvatureOperator
-from problems.work import FORWARD_COST, Work
+from problems.work import BACKWARD_COST, FORWARD_COST, Work
 
 
 class DenseOperator(CurvatureOperator):
@@ -20,7 +21,7 @@ class DenseOperator(CurvatureOperator):
 
     def __init__(self, per_example: Tensor) -> None:
         _check(per_example)
-        self._build(per_example, Work(len(per_example)))
+        self._build(per_example, Work(len(per_example), per_example.shape[-1]))
 
     @classmethod
     def from_matrix(cls, matrix: Tensor) -> DenseOperator:
@@ -33,11 +34,51 @@ class DenseOperator(CurvatureOperator):
         self.work.count_product(columns.shape[1], self.num_examples, FORWARD_COST)
         return ((self.per_example @ columns) * columns).sum(dim=1)
 
-    def mean_square(self, vectors: Tensor) -> Tensor:
+    def mean_square(self, vectors: Tensor, between: Callable[[Tensor], Tensor] | None = None) -> Tensor:
         self._check(vectors)
         for _ in range(2):
             self._count(1 if vectors.ndim == 1 else vectors.shape[1])
-        return (self.per_example @ (self.per_example @ vectors)).mean(dim=0)
+        first = self.per_example @ (vectors if vectors.ndim == 2 else vectors[:, None])
+        if between is not None:
+            count, size, width = first.shape
+            first = between(first.permute(1, 0, 2).reshape(size, -1)).reshape(size, count, width)
+            first = first.permute(1, 0, 2)
+        mean = (self.per_example @ first).mean(dim=0)
+        return mean if vectors.ndim == 2 else mean[:, 0]
+
+    @property
+    def root_rank(self) -> int:
+        return 0 if self._roots is None else self._roots.shape[1]
+
+    def root_blocks(self) -> Iterator[Tensor]:
+        roots = self._known_roots()
+        self.work.count_product(self.root_rank, self.num_examples, BACKWARD_COST)
+        yield roots
+
+    def root_product(self, vectors: Tensor) -> Tensor:
+        self._check(vectors)
+        self.work.count_product(vectors.shape[1], self.num_examples, FORWARD_COST)
+        return self._known_roots().flatten(0, 1) @ vectors / self.num_examples**0.5
+
+    def root_transpose_product(self, weights: Tensor) -> Tensor:
+        self.work.count_product(weights.shape[1], self.num_examples, BACKWARD_COST)
+        return self._known_roots().flatten(0, 1).T @ weights / self.num_examples**0.5
+
+    def _known_roots(self) -> Tensor:
+        if self._roots is None:
+            raise ValueError("an example's matrix has a negative eigenvalue, so H has no root by examples")
+        return self._roots
+
+    @cached_property
+    def _roots(self) -> Tensor | None:
+        """R_i of every h_i, shape (n, r, p), r the largest rank; None where one is not ⪰ 0."""
+        values, vectors = torch.linalg.eigh(self.per_example)
+        smallest = len(self.matrix) * torch.finfo(self.dtype).eps * values.abs().amax()
+        if values.min() < -smallest:
+            return None
+        rank = max(1, int((values > smallest).sum(dim=1).max()))
+        roots = (vectors * values.clamp_min(0).sqrt()[:, None, :])[:, :, -rank:]
+        return roots.mT.contiguous()
 
     @property
     def has_examples(self) -> bool:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from problems.losses import Loss
 from problems.model_function import ModelFunction
-from problems.operators.curvature import Batch, BlockProduct, Curvature, OutputCurvature
+from problems.operators.curvature import Batch, BlockProduct, Curvature, OutputCurvature, OutputRoot
 from problems.operators.ggn import like_outputs, through_outputs
 from problems.validation import check_counts
 
@@ -30,6 +31,15 @@ class EmpiricalFisher(Curvature):
             return _outer(loss.gradient(outputs, batch.targets), batch.weights, tangents)
 
         return curve
+
+    def root_rank(self, outputs: int) -> int:
+        return 1
+
+    def output_root(self, loss: Loss) -> OutputRoot:
+        def root(outputs: Tensor, batch: Batch) -> Tensor:
+            return (loss.gradient(outputs, batch.targets) * like_outputs(batch.weights.sqrt(), outputs))[None]
+
+        return root
 
 
 @dataclass(frozen=True)
@@ -60,6 +70,17 @@ class MonteCarloFisher(Curvature):
             return total
 
         return curve
+
+    def root_rank(self, outputs: int) -> int:
+        return self.num_samples
+
+    def output_root(self, loss: Loss) -> OutputRoot:
+        def root(outputs: Tensor, batch: Batch) -> Tensor:
+            weights = batch.weights / (len(batch.sampled) * loss.power(outputs))
+            gradients = torch.stack([loss.gradient(outputs, drawn) for drawn in batch.sampled])
+            return gradients * like_outputs(weights.sqrt(), outputs)
+
+        return root
 
 
 def _outer(gradient: Tensor, weights: Tensor, tangents: Tensor) -> Tensor:

@@ -10,7 +10,14 @@ from torch.func import jvp, vjp, vmap
 
 from problems.losses import Loss
 from problems.model_function import ModelFunction
-from problems.operators.curvature import Batch, BlockProduct, Curvature, OutputCurvature, Parameters
+from problems.operators.curvature import (
+    Batch,
+    BlockProduct,
+    Curvature,
+    OutputCurvature,
+    OutputRoot,
+    Parameters,
+)
 
 
 @dataclass(frozen=True)
@@ -29,6 +36,12 @@ class GaussNewton(Curvature):
             return loss.hessian_product(outputs, tangents, like_outputs(batch.weights, outputs))
 
         return curve
+
+    def output_root(self, loss: Loss) -> OutputRoot:
+        def root(outputs: Tensor, batch: Batch) -> Tensor:
+            return loss.hessian_root(outputs) * like_outputs(batch.weights.sqrt(), outputs)
+
+        return root
 
 
 def through_outputs(function: ModelFunction, curve: OutputCurvature) -> BlockProduct:

@@ -3,31 +3,36 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
 
 import torch
 from torch import Tensor
 from torch.func import vmap
+from torch.utils.flop_counter import FlopCounterMode
 
 from problems.examples import Examples, tensors
 from problems.losses import Loss
 from problems.model_function import ModelFunction
 from problems.operators.base import CurvatureOperator
-from problems.operators.curvature import Batch, Curvature
+from problems.operators.curvature import Batch, Curvature, OutputRoot
 from problems.operators.ggn import example_forms
 from problems.operators.micro_batches import (
+    LARGEST_PASS,
     MicroBatches,
     Size,
     default_max_bytes,
+    is_out_of_memory,
     peak_bytes,
 )
 from problems.operators.recording import Linearised, Recorder, block_size
+from problems.operators.roots import example_roots, pull_back, push_forward
 from problems.operators.sampled_targets import SampledTargets
 from problems.operators.tokens import Draw, draw_tokens, token_weights
 from problems.precision import multiplying
 from problems.validation import check_counts
-from problems.work import FORWARD_COST, Work
+from problems.work import BACKWARD_COST, FORWARD_COST, Work
 
 
 @dataclass
@@ -42,6 +47,9 @@ class Shared:
     mean_count: float
     # The example with the largest inputs, as far as that was looked at.
     longest: int
+    # Outputs of a unit, and units of that example: 1, or its tokens.
+    outputs: int
+    length: int
     sampled: SampledTargets | None
 
 
@@ -187,8 +195,76 @@ class NetworkOperator(CurvatureOperator):
         with multiplying(self.function.precision), torch.no_grad():
             return self.micro_batches.run(len(self.indices), all_examples)
 
-    def mean_square(self, vectors: Tensor) -> Tensor:
-        """mean h_i² V over all examples i, or sequences, for V (p,) or (p, k), in its shape.
+    @property
+    def root_rank(self) -> int:
+        root = self.curvature.output_root(self.loss)
+        return 0 if root is None else self.curvature.root_rank(self.shared.outputs) * self.shared.length
+
+    def root_blocks(self) -> Iterator[Tensor]:
+        """The R_i of all examples, or sequences, in order, in blocks (m, r, p): H = mean R_iᵀR_i.
+
+        As many together as half of `max_bytes` hold, and one at least; sequences one by one, r being their
+        tokens times their outputs. Costs (1 + 2r)/3 gradient equivalents. ValueError where no root is known.
+        """
+        root = self._root()
+        self._kept = Kept()
+        self.work.count_product(self.root_rank, len(self.indices), BACKWARD_COST)
+        room = self.micro_batches.keep_bytes // (2 * self.root_rank * self.shape[0] * self.dtype.itemsize)
+        size = 1 if self.unit == "token" else max(1, min(room, LARGEST_PASS))
+        for positions in self.passes(size):
+            with multiplying(self.function.precision):
+                try:
+                    block = example_roots(self.function, root, self.batch(positions))
+                except RuntimeError as error:
+                    if len(positions) == 1:
+                        raise
+                    if is_out_of_memory(error):
+                        self.micro_batches.halve(Size(len(positions), 1), error)
+                    # Too much together, or a network that looks at its data to choose its way.
+                    singly = [
+                        example_roots(self.function, root, self.batch(one)) for one in positions.split(1)
+                    ]
+                    block = torch.cat(singly)
+            yield block
+
+    def root_product(self, vectors: Tensor) -> Tensor:
+        self._check(vectors)
+        root = self._root()
+        columns = vectors.T.contiguous()
+        self.work.count_product(len(columns), len(self.indices), FORWARD_COST)
+
+        def all_examples(size: int) -> Tensor:
+            batches = map(self.batch, self.passes(size if self.unit == "example" else 1))
+            return torch.cat([push_forward(self.function, root, batch, columns) for batch in batches])
+
+        with multiplying(self.function.precision), torch.no_grad():
+            return self.micro_batches.run(len(self.indices), all_examples) / len(self.indices) ** 0.5
+
+    def root_transpose_product(self, weights: Tensor) -> Tensor:
+        root = self._root()
+        self.work.count_product(weights.shape[1], len(self.indices), BACKWARD_COST)
+
+        def all_examples(size: int) -> Tensor:
+            total = torch.zeros(weights.shape[1], self.shape[0], dtype=self.dtype, device=self.device)
+            first = 0
+            for positions in self.passes(size if self.unit == "example" else 1):
+                batch = self.batch(positions)
+                rows = self.curvature.root_rank(self.shared.outputs) * batch.weights.numel()
+                total += pull_back(self.function, root, batch, weights[first : first + rows])
+                first += rows
+            return total.T
+
+        with multiplying(self.function.precision):
+            return self.micro_batches.run(len(self.indices), all_examples) / len(self.indices) ** 0.5
+
+    def _root(self) -> OutputRoot:
+        root = self.curvature.output_root(self.loss)
+        if root is None:
+            raise ValueError(f"{self.curvature} has no root; the Gauss–Newton matrix has")
+        return root
+
+    def mean_square(self, vectors: Tensor, between: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+        """mean h_i M h_i V over all examples i, or sequences, for V (p,) or (p, k), in its shape.
 
         Two products of every example alone: (1 + 4k) · 2/3 gradient equivalents, memory of some vectors for
         each of the examples that go together.
@@ -206,6 +282,8 @@ class NetworkOperator(CurvatureOperator):
             found = torch.zeros_like(block)
             for positions in self.passes(1):
                 first = self.shared.recorder.product(self.function.parameters, self.batch(positions), block)
+                if between is not None:
+                    first = between(first.T).T
                 found += self.shared.recorder.product(self.function.parameters, self.batch(positions), first)
             return found / len(self.indices)
 
@@ -221,6 +299,8 @@ class NetworkOperator(CurvatureOperator):
                 values = batch.tensors()
                 each = (0,) * len(values)
                 first = vmap(alone, in_dims=(None, *each))(block, *values)
+                if between is not None:
+                    first = between(first.flatten(0, 1).T).T.reshape(first.shape)
                 found += vmap(alone, in_dims=(0, *each))(first, *values).sum(dim=0)
             return found / len(self.indices)
 
@@ -282,7 +362,18 @@ class NetworkOperator(CurvatureOperator):
             sampled = SampledTargets(self.function, self.loss, self.examples, *draws)
             self.work.count_forward(len(self.examples))
         mean_count = 1.0 if counts is None else float(counts.double().mean())
-        return Shared(recorder, MicroBatches(self._peak, max_bytes), counts, mean_count, longest, sampled)
+        found = self._look_at(longest)
+        units = 1 if counts is None else found.shape[1]
+        sizes = MicroBatches(self._peak, max_bytes)
+        return Shared(recorder, sizes, counts, mean_count, longest, found[0].numel() // units, units, sampled)
+
+    def _look_at(self, example: int) -> Tensor:
+        """That example's outputs; what they take to compute becomes the measure of other algebra."""
+        inputs, _ = self.examples.batch(torch.tensor([example]))
+        with multiplying(self.function.precision), torch.no_grad(), FlopCounterMode(display=False) as counter:
+            outputs = self.function.outputs(self.function.parameters, inputs)
+        self.work.forward_multiplications = max(1, counter.get_total_flops() // 2)
+        return outputs
 
     def _token_counts(self) -> tuple[Tensor, int]:
         """Of each sequence the tokens that count, shape (n,), and which has the largest inputs."""

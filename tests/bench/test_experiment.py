@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from bench.experiment import Experiment, available, load_experiment, plan
-from bench.specification import parse
+from problems.specification import parse
 
 SMALL = {"problems": [{"name": "quadratic"}], "solvers": [{"name": "cg"}]}
 

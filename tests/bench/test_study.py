@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from bench import study
-from bench.specification import Specification, parse
+from problems.specification import Specification, parse
 from tests.bench.studies import COUNTING
 
 

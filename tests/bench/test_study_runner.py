@@ -12,9 +12,9 @@ import pytest
 import bench.cli
 from bench import study, study_runner
 from bench.runner import build_report
-from bench.specification import parse
 from bench.store import Store
 from bench.study import StudyPlan
+from problems.specification import parse
 from tests.bench.studies import COUNTING
 from tests.bench.test_cli import invoke
 

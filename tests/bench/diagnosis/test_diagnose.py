@@ -18,9 +18,9 @@ from bench.diagnosis.diagnose import diagnose
 from bench.diagnosis.lissa_settings import Settings
 from bench.diagnosis.predicted_solvers import PredictedSolver
 from bench.diagnosis.result import Diagnosis
-from bench.specification import parse
 from bench.store import Store
 from problems import DenseOperator, Problem
+from problems.specification import parse
 from tests.bench.test_cli import invoke
 from tests.conftest import dense_problem, random_psd_examples
 

@@ -1,4 +1,4 @@
-"""`name:param=value,...`: how a solver or a problem is written on the command line."""
+"""`name:param=value,...`: how a solver or a problem is written, on the command line and in a setting."""
 
 from __future__ import annotations
 
@@ -17,16 +17,24 @@ class Specification:
 
 
 def parse(text: str) -> Specification:
-    """Read `lissa:step_size=0.1,num_steps=100`; ValueError shows the form where the text has another."""
+    """Read `lissa:step_size=0.1,num_steps=100`, or the same as `lissa(step_size=0.1,num_steps=100)`.
+
+    The second form may stand within the first, as in `cg:preconditioner=nystrom(rank=50)`. ValueError shows
+    the form where the text has another.
+    """
     # A path may hold a colon of its own, so that of a plug-in file ends after ".py".
-    path = re.match(r"(.*?\.py)(?::|$)", text)
-    name = path[1] if path else text.partition(":")[0]
-    rest = text[len(name) + 1 :]
+    path = re.match(r"(.*?\.py)(?=:|\(|$)", text)
+    name = path[1] if path else re.split("[:(]", text, maxsplit=1)[0]
+    rest = text[len(name) :]
     if not name:
         raise ValueError(f"{text!r} names nothing; write NAME or NAME:param=value,param=value")
+    if rest.startswith("("):
+        if not rest.endswith(")"):
+            raise ValueError(f"{text!r} lacks the closing bracket; write NAME(param=value,param=value)")
+        rest = rest[:-1]
+    rest = rest[1:]
     settings: dict[str, Any] = {}
-    # The commas of a list, [1,4,16], part nothing.
-    for part in re.split(r",(?![^\[\]]*\])", rest) if rest else []:
+    for part in _parts(rest):
         key, equals, value = (piece.strip() for piece in part.partition("="))
         if not key or not equals or not value:
             raise ValueError(f"{part!r} in {text!r} is not param=value; write NAME:param=value,param=value")
@@ -34,6 +42,18 @@ def parse(text: str) -> Specification:
             raise ValueError(f"{key} is set twice in {text!r}")
         settings[key] = _value(value)
     return Specification(name, settings)
+
+
+def _parts(text: str) -> list[str]:
+    """`text` cut at its commas, but not at those of a list, [1,4,16], or of a name's own settings."""
+    parts, depth = [""], 0
+    for letter in text:
+        depth += (letter in "[(") - (letter in "])")
+        if letter == "," and depth == 0:
+            parts.append("")
+        else:
+            parts[-1] += letter
+    return parts if text else []
 
 
 def _value(text: str) -> Any:

@@ -1,6 +1,6 @@
 import pytest
 
-from bench.specification import Specification, parse
+from problems.specification import Specification, parse
 
 
 @pytest.mark.parametrize(
@@ -20,6 +20,12 @@ from bench.specification import Specification, parse
             Specification("phase", {"batch_sizes": [1, 4, 16], "time": 2}),
         ),
         (
+            "cg:preconditioner=nystrom(rank=50,seed=[1,2]),tolerance=1",
+            Specification("cg", {"preconditioner": "nystrom(rank=50,seed=[1,2])", "tolerance": 1}),
+        ),
+        ("nystrom(rank=50, seed=3)", Specification("nystrom", {"rank": 50, "seed": 3})),
+        ("a/mine.py(rank=5)", Specification("a/mine.py", {"rank": 5})),
+        (
             "path/to/mine.py:flag=true,none=null",
             Specification("path/to/mine.py", {"flag": True, "none": None}),
         ),
@@ -35,6 +41,7 @@ def test_reads(text: str, expected: Specification) -> None:
         (":tolerance=1", "names nothing"),
         ("cg:tolerance", "'tolerance' in 'cg:tolerance' is not param=value"),
         ("cg:tolerance=", "not param=value"),
+        ("nystrom(rank=5", "lacks the closing bracket"),
         ("cg:tolerance=1,tolerance=2", "tolerance is set twice"),
         ("cg:tolerance=1, tolerance=2", "tolerance is set twice"),
     ],

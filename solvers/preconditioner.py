@@ -1,0 +1,103 @@
+"""Matrices near H + λI whose inverse is cheap: solvers by themselves, and preconditioners of others."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+import solvers
+from problems import Problem
+from problems.specification import parse
+from problems.validation import unknown
+from problems.work import Work
+from solvers.solver import Solver
+
+Apply = Callable[[Tensor], Tensor]
+# What a setting `preconditioner` may be: a solver by name, as in "nystrom" or "nystrom(rank=50)", or itself;
+# or a function V (p, k) ↦ P⁻¹V of the user's own, symmetric and positive definite.
+Preconditioning = str | Solver | Apply
+NONE = "none"
+# What the field calls it, and the solver that it is.
+ALIASES = {"jacobi": "diagonal"}
+
+
+class ApproximateInverse(ABC):
+    """A symmetric P ≻ 0 near H + λI by its inverse."""
+
+    @property
+    @abstractmethod
+    def multiplications(self) -> float:
+        """What `solve`, and `half_solve`, take for one vector."""
+
+    @abstractmethod
+    def solve(self, vectors: Tensor) -> Tensor:
+        """P⁻¹V for V (p, k), in its dtype."""
+
+    @abstractmethod
+    def half_solve(self, vectors: Tensor) -> Tensor:
+        """P^-½V for V (p, k), the symmetric root, in its dtype."""
+
+
+@dataclass(frozen=True)
+class Preconditioner:
+    """P⁻¹ as a solver applies it, counted as work; `half` is P^-½, None where only a function is given."""
+
+    apply: Apply
+    half: Apply | None
+
+    @classmethod
+    def of(cls, inverse: ApproximateInverse, work: Work) -> Preconditioner:
+        """The products with `inverse`, each counted."""
+
+        def counted(product: Apply) -> Apply:
+            def apply(vectors: Tensor) -> Tensor:
+                work.count_algebra(inverse.multiplications * vectors.shape[1])
+                return product(vectors)
+
+            return apply
+
+        return cls(counted(inverse.solve), counted(inverse.half_solve))
+
+
+def as_preconditioner(setting: Preconditioning) -> Solver | Apply | None:
+    """The solver, or the function, that `setting` names; None for "none".
+
+    ValueError for a name that is unknown, or that of a solver which is no matrix near H + λI.
+    """
+    if setting == NONE:
+        return None
+    if isinstance(setting, str):
+        asked = parse(setting)
+        name = ALIASES.get(asked.name, asked.name)
+        known = {key for key, cls in solvers.available().items() if cls.preconditions}
+        if not name.endswith(".py") and name not in known:
+            raise ValueError(unknown("preconditioner", asked.name, [NONE, *ALIASES, *sorted(known)]))
+        setting = solvers.load(name, **asked.settings)
+    if isinstance(setting, Solver):
+        if not type(setting).preconditions:
+            raise ValueError(f"the solver {setting.name} gives no matrix to precondition with")
+        return setting
+    if not callable(setting):
+        raise ValueError(f"preconditioner is {setting!r}; it must be a name, a solver or a function")
+    return setting
+
+
+def skip_reason(setting: Preconditioning, problem: Problem) -> str | None:
+    """Why `problem` does not allow this preconditioner, or None."""
+    found = as_preconditioner(setting)
+    reason = found.skip(problem) if isinstance(found, Solver) else None
+    return f"its preconditioner: {reason}" if reason else None
+
+
+def prepare(setting: Preconditioning, problem: Problem, generator: torch.Generator) -> Preconditioner | None:
+    """The preconditioner of `problem` that `setting` asks for; None for "none"."""
+    found = as_preconditioner(setting)
+    if found is None:
+        return None
+    if not isinstance(found, Solver):
+        return Preconditioner(found, None)
+    return Preconditioner.of(found.prepare(problem, generator), problem.operator.work)
