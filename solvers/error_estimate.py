@@ -7,8 +7,8 @@ import math
 import torch
 from torch import Tensor
 
-from problems import Problem
 from problems.operators.base import CurvatureOperator
+from solvers.geometry import Geometry
 from solvers.prediction import RightHandSides, Schedule, relative
 
 # Noise is a root mean square; with this factor the worst of several columns is within it, too.
@@ -16,7 +16,7 @@ SAFETY = 1.25
 
 
 def estimate_error(
-    problem: Problem,
+    geometry: Geometry,
     sample: CurvatureOperator,
     sides: RightHandSides,
     schedule: Schedule,
@@ -39,10 +39,11 @@ def estimate_error(
     # A single column's two chains say little: half of it, and no less than all columns together.
     common = ratios.mean()
     noise = ((1 + torch.maximum(common, (common + ratios) / 2)) / 2).sqrt()
-    residual = b - sample @ x - problem.damping * x
-    seen_residual = relative(residual.double().norm(dim=0).cpu(), b.double().norm(dim=0).cpu())
+    residual = geometry.residual(sample, x, b)
+    size = geometry.half(b).double().norm(dim=0).cpu()
+    seen_residual = relative(residual.double().norm(dim=0).cpu(), size)
     expected = torch.hypot(sides.residual(schedule), noise * excess * sides.residual_deviation(schedule))
-    if sample is not problem.operator:
+    if sample is not geometry.operator:
         # The sample's own noise.
         own = sides.noise.integral(torch.ones_like) / sample.num_examples
         expected = torch.hypot(expected, relative(own.sqrt(), sides.norm))

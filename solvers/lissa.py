@@ -10,13 +10,32 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
+import solvers
 from problems import Problem
 from solvers import tuned_lissa
-from solvers.measured import PapersMeasurements, measure_curvature, measure_for_papers_rule
-from solvers.solver import Example, Iterate, Solver, State, check_positive
+from solvers.geometry import Geometry, plain, preconditioned
+from solvers.measured import Measured, PapersMeasurements, measure_for_papers_rule
+from solvers.preconditioner import (
+    NONE,
+    Preconditioner,
+    Preconditioning,
+    as_preconditioner,
+    prepare,
+    skip_reason,
+)
+from solvers.solver import Example, Iterate, Solver, check_positive
 from solvers.tuning import Wanted
 
 Auto = Literal["auto"]
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """What depends on H and λ alone; `measured` is None where all settings are set by hand."""
+
+    preconditioner: Preconditioner | None
+    measured: Measured | PapersMeasurements | None = None
+    geometry: Geometry | None = None
 
 
 @dataclass(frozen=True)
@@ -39,6 +58,13 @@ class LiSSA(Solver):
     `batch_size`: examples, or tokens of a language model, drawn with replacement at each step, or "full"
     for all of them once. `start`: "rhs" begins at b/λ, exact where H is flat; "zero" at 0. In the terms of
     Koh & Liang (2017), scale = 1/η and their damping is λ·η.
+
+    `preconditioner` P, "ekfac", "nystrom" or another: u ← u − ηP⁻¹((H̃ + λ)u − b) from P⁻¹b, with EK-FAC
+    the ASTRA of Wang et al. (2025). All the above then holds of P^-½(H + λ)P^-½ in the place of H + λ, where
+    the settings are measured, and η is near 1; batches must be larger, up to d(λ) = Tr H(H + λ)⁻¹.
+    Of settings by hand alone: `momentum` β adds β(u_t − u_{t−1}) (Polyak 1964), with which the mean converges
+    iff 0 ≤ β < 1 and 0 < η < 2(1 + β)/(λ_max + λ); `average_after` is the share of the steps after which
+    the answer is the mean of the iterates since, 1 for none.
     """
 
     step_size: float | Auto = "auto"
@@ -47,6 +73,9 @@ class LiSSA(Solver):
     start: Literal["rhs", "zero"] = "rhs"
     target: float = 0.05
     rule: Literal["sharp", "paper"] = "sharp"
+    preconditioner: Preconditioning = NONE
+    momentum: float = 0.0
+    average_after: float = 1.0
 
     remedy: ClassVar[str] = "lower step_size, or raise batch_size if it diverges on mini-batches alone"
 
@@ -69,6 +98,23 @@ class LiSSA(Solver):
             raise ValueError(f'rule is {self.rule!r}; it must be "sharp" or "paper"')
         if not 0 < self.target < 1:
             raise ValueError(f"target is {self.target}; a relative error between 0 and 1 is needed")
+        if not 0 <= self.momentum < 1:
+            raise ValueError(f"momentum is {self.momentum}; it must be at least 0 and less than 1")
+        if not 0 <= self.average_after <= 1:
+            raise ValueError(f"average_after is {self.average_after}; it is a share of the steps, 0 to 1")
+        if self._is_tuned and (self.momentum or self.average_after < 1):
+            raise ValueError(
+                "momentum and average_after are for settings by hand: set step_size, batch_size and "
+                "num_steps too, or leave these two out (what is chosen averages by itself)"
+            )
+        if self._is_tuned and self.rule == "paper" and self.preconditioner != NONE:
+            raise ValueError('rule is "paper", which knows no preconditioner: use rule="sharp"')
+        preconditioner = as_preconditioner(self.preconditioner)
+        if self._is_tuned and preconditioner and not isinstance(preconditioner, Solver):
+            raise ValueError(
+                "preconditioner is a function, which applies P⁻¹; to choose settings LiSSA needs P^-½ too: set "
+                'step_size, batch_size and num_steps, or name "ekfac", "nystrom" or "jacobi"'
+            )
 
     @property
     def columns_are_independent(self) -> bool:
@@ -78,37 +124,56 @@ class LiSSA(Solver):
     def _is_tuned(self) -> bool:
         return "auto" in (self.step_size, self.num_steps, self.batch_size)
 
-    def prepare(self, problem: Problem, generator: torch.Generator) -> State:
+    def skip(self, problem: Problem) -> str | None:
+        return skip_reason(self.preconditioner, problem)
+
+    def prepare(self, problem: Problem, generator: torch.Generator) -> _Prepared:
+        preconditioner = prepare(self.preconditioner, problem, generator)
         if not self._is_tuned:
-            return None
-        measure = measure_curvature if self.rule == "sharp" else measure_for_papers_rule
-        return measure(problem.operator, problem.damping, generator)
+            return _Prepared(preconditioner)
+        if self.rule == "paper":
+            return _Prepared(None, measure_for_papers_rule(problem.operator, problem.damping, generator))
+        geometry = preconditioned(problem, preconditioner) if preconditioner else plain(problem)
+        return _Prepared(preconditioner, geometry.measure(generator), geometry)
 
     def iterates(
-        self, problem: Problem, state: State, b: Tensor, generator: torch.Generator
+        self, problem: Problem, state: _Prepared, b: Tensor, generator: torch.Generator
     ) -> Iterator[Iterate]:
-        if state is None:
-            return self._by_hand(problem, b, generator)
-        if isinstance(state, PapersMeasurements):
-            return self._by_the_papers_rule(problem, state, b, generator)
+        if state.measured is None:
+            return self._by_hand(problem, state.preconditioner, b, generator)
+        if isinstance(state.measured, PapersMeasurements):
+            return self._by_the_papers_rule(problem, state.measured, b, generator)
         wanted = Wanted(
             self.target,
             step_size=None if self.step_size == "auto" else self.step_size,
             batch_size=None if self.batch_size == "auto" else self.batch_size,
             num_steps=None if self.num_steps == "auto" else self.num_steps,
         )
-        return tuned_lissa.iterates(problem, state, wanted, self.start, b, generator)
+        return tuned_lissa.iterates(problem, state.measured, wanted, self.start, b, generator, state.geometry)
 
-    def _by_hand(self, problem: Problem, b: Tensor, generator: torch.Generator) -> Iterator[Iterate]:
+    def _by_hand(
+        self, problem: Problem, preconditioner: Preconditioner | None, b: Tensor, generator: torch.Generator
+    ) -> Iterator[Iterate]:
         assert self.step_size != "auto"
         assert self.num_steps != "auto"
         assert self.batch_size != "auto"
         operator = problem.operator
-        u = b / problem.damping if self.start == "rhs" else torch.zeros_like(b)
-        for _ in range(self.num_steps):
+        start = preconditioner.apply(b) if preconditioner else b / problem.damping
+        u = start if self.start == "rhs" else torch.zeros_like(b)
+        before, total = u, torch.zeros_like(b)
+        first = min(round(self.average_after * self.num_steps), self.num_steps - 1)
+        for t in range(1, self.num_steps + 1):
             batch = operator if self.batch_size == "full" else operator.minibatch(self.batch_size, generator)
-            u = u - self.step_size * (batch @ u + problem.damping * u - b)
-            yield Iterate(u)
+            gradient = batch @ u + problem.damping * u - b
+            step = self.step_size * (preconditioner.apply(gradient) if preconditioner else gradient)
+            if self.momentum:
+                step = step - self.momentum * (u - before)
+            before, u = u, u - step
+            if self.average_after == 1 or t <= first:
+                yield Iterate(u)
+            else:
+                total += u
+                yield Iterate(total / (t - first))
 
     def _by_the_papers_rule(
         self, problem: Problem, measured: PapersMeasurements, b: Tensor, generator: torch.Generator
@@ -132,7 +197,7 @@ class LiSSA(Solver):
             "back_offs": 0,
             "why": "the rule of Klochkov & Liu (2024)",
         }
-        for iterate in chosen._by_hand(problem, b, generator):
+        for iterate in chosen._by_hand(problem, None, b, generator):
             yield replace(iterate, diagnostics=facts)
 
     @classmethod
@@ -143,8 +208,14 @@ class LiSSA(Solver):
         num_steps = math.ceil(problem.condition_number * math.log(1e4 * problem.condition_number))
         # All data: at most κ e^{−ηλT}. Mini-batches at a small step: stable, but a noise floor of its own. By
         # itself: within its target as a root mean square, of which a single run may end at twice.
+        known = solvers.available()
         return [
             Example(cls(1 / largest, num_steps, "full"), 1e-4),
-            Example(cls(0.1 / largest, 200, batch_size=32), None),
+            Example(cls(0.1 / largest, 200, batch_size=32, momentum=0.5, average_after=0.5), None),
             Example(cls(), 2 * cls.target),
+            *(
+                Example(cls(preconditioner=name), 2 * cls.target)
+                for name in ("ekfac", "nystrom")
+                if name in known
+            ),
         ]

@@ -41,6 +41,8 @@ class Measured:
     units_per_draw: float
     # λ_min(H + λI) is no less; λ itself for H ⪰ 0.
     margin: float
+    # What each step takes besides its draws, in draws: a preconditioner.
+    overhead: float = 0.0
 
     def second_moment(self, batch_size: int) -> float:
         """Upper bound of L_b for mini-batches of `batch_size` units."""
@@ -70,7 +72,9 @@ class PapersMeasurements:
         return Schedule(step, batch, last - 1, last)
 
 
-def measure_curvature(operator: CurvatureOperator, damping: float, generator: torch.Generator) -> Measured:
+def measure_curvature(
+    operator: CurvatureOperator, damping: float, generator: torch.Generator, overhead: float = 0.0
+) -> Measured:
     """Measure λ_max, and R of the noise. Breakdown where H + λI is found not to be positive definite."""
     operator = sample_of(operator, generator)
     extremes = _extremes(operator, damping, generator)
@@ -88,6 +92,7 @@ def measure_curvature(operator: CurvatureOperator, damping: float, generator: to
         noise.value.value,
         operator.num_examples / operator.num_draws,
         margin(operator, damping, extremes),
+        overhead,
     )
 
 

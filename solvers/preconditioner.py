@@ -44,10 +44,14 @@ class ApproximateInverse(ABC):
 
 @dataclass(frozen=True)
 class Preconditioner:
-    """P⁻¹ as a solver applies it, counted as work; `half` is P^-½, None where only a function is given."""
+    """P⁻¹ as a solver applies it, counted as work; `half` is P^-½, None where only a function is given.
+
+    `multiplications` is what a vector takes, 0 where that is not known.
+    """
 
     apply: Apply
     half: Apply | None
+    multiplications: float = 0.0
 
     @classmethod
     def of(cls, inverse: ApproximateInverse, work: Work) -> Preconditioner:
@@ -60,7 +64,7 @@ class Preconditioner:
 
             return apply
 
-        return cls(counted(inverse.solve), counted(inverse.half_solve))
+        return cls(counted(inverse.solve), counted(inverse.half_solve), inverse.multiplications)
 
 
 def as_preconditioner(setting: Preconditioning) -> Solver | Apply | None:

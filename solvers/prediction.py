@@ -103,6 +103,9 @@ class RightHandSides:
     `measure` of b; `noise` the measure of (H̃ − H)u*, u* the solution, for mini-batches of one unit, so that
     its weights sum to Δ̃. `start_noise` (k,) is the same of u_0 − u* over its energy, None for none. `unseen`
     is the relative error that the measure of b leaves in u*: with 1, nothing is known.
+
+    Under a preconditioner P all measures are those of P^½u; `noise_stretch` and `bias_stretch` (k,) are then
+    how many times larger, relative to u*, noise and start's error are in u itself.
     """
 
     measure: SpectralMeasure
@@ -111,6 +114,8 @@ class RightHandSides:
     start: Start = "rhs"
     start_noise: Tensor | None = None
     unseen: float = 0.0
+    noise_stretch: Tensor | float = 1.0
+    bias_stretch: Tensor | float = 1.0
 
     @cached_property
     def norm(self) -> Tensor:
@@ -130,7 +135,7 @@ class RightHandSides:
             start = values / self.damping if self.start == "rhs" else torch.ones_like(values)
             return (mean_decay(schedule, whole) * start / whole) ** 2
 
-        return relative(self.measure.integral(left).sqrt(), self.solution_norm)
+        return self.bias_stretch * relative(self.measure.integral(left).sqrt(), self.solution_norm)
 
     def residual(self, schedule: Schedule) -> Tensor:
         """‖(H + λ)(E u − u*)‖/‖b‖, shape (k,): the residual that the bias leaves."""
@@ -148,7 +153,8 @@ class RightHandSides:
         variance = self.noise.integral(lambda values: mean_variance(schedule, values + self.damping))
         if self.start_noise is not None:
             variance = variance + self.start_noise * self._transient(schedule)
-        return relative((variance / (schedule.batch_size * schedule.chains)).sqrt(), self.solution_norm)
+        deviation = (variance / (schedule.batch_size * schedule.chains)).sqrt()
+        return self.noise_stretch * relative(deviation, self.solution_norm)
 
     def _transient(self, schedule: Schedule) -> Tensor:
         """Variance (k,) that a noise of 1 times the start's energy leaves, spread as the noise at u* is."""

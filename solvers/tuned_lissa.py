@@ -13,6 +13,7 @@ from torch import Tensor
 from problems import Problem
 from problems.operators.base import CurvatureOperator
 from solvers.error_estimate import bound, estimate_error
+from solvers.geometry import Geometry, plain
 from solvers.measured import SAMPLE, Measured, sample_of
 from solvers.pilot import MOST_STEPS, UNSEEN, pilot
 from solvers.prediction import RightHandSides, Schedule, Start, relative
@@ -93,30 +94,47 @@ class _Log:
 
 
 def iterates(
-    problem: Problem, measured: Measured, wanted: Wanted, start: Start, b: Tensor, generator: torch.Generator
+    problem: Problem,
+    measured: Measured,
+    wanted: Wanted,
+    start: Start,
+    b: Tensor,
+    generator: torch.Generator,
+    geometry: Geometry | None = None,
 ) -> Iterator[Iterate]:
     """LiSSA to the error that is wanted; what is not set follows from `measured` and a pilot on b (p, k).
 
-    Raises Breakdown where no schedule gets there, Divergence where the run ran away twice.
+    `measured` is of the `geometry`'s operator, by default H itself. Raises Breakdown where no schedule gets
+    there, Divergence where the run ran away twice.
     """
+    geometry = geometry or plain(problem)
     before = problem.operator.work.passes
-    sample = sample_of(problem.operator, generator, pilot_size(measured))
+    sample = sample_of(geometry.operator, generator, pilot_size(measured))
     log = _Log(measured, wanted, sample)
-    sides = pilot(sample, measured.operator, problem.damping, measured.margin, b, generator, start)
+    sides = pilot(
+        sample,
+        measured.operator,
+        geometry.damping,
+        measured.margin,
+        geometry.half(b),
+        generator,
+        start,
+        half=geometry.half if geometry.is_preconditioned else None,
+    )
     if sides.unseen > UNSEEN:
         raise Breakdown(_unseen(measured, wanted, sides))
     log.pilot_work = problem.operator.work.equivalents(problem.operator.work.passes - before)
-    u = b / problem.damping if start == "rhs" else torch.zeros_like(b)
+    u = geometry.start(b) if start == "rhs" else torch.zeros_like(b)
     caution = 1.0
     while True:
-        caution, log.plan = _steady_plan(problem, measured, sides, wanted, caution, log, generator)
+        caution, log.plan = _steady_plan(geometry, measured, sides, wanted, caution, log, generator)
         log.why = _why(log.plan, wanted)
         try:
             if log.plan.schedule.batch_size is None:
-                whole = sample is problem.operator
-                yield from _on_all_data(problem, u, b, sides, log.plan.schedule, wanted, log, fresh=whole)
+                whole = sample is geometry.operator
+                yield from _on_all_data(geometry, u, b, sides, log.plan.schedule, wanted, log, fresh=whole)
             else:
-                yield from _on_batches(problem, u, b, sides, log.plan, wanted, log, generator)
+                yield from _on_batches(geometry, u, b, sides, log.plan, wanted, log, generator)
             return
         except _RanAway as reason:
             if log.back_offs:
@@ -132,7 +150,7 @@ def iterates(
 
 
 def _steady_plan(
-    problem: Problem,
+    geometry: Geometry,
     measured: Measured,
     sides: RightHandSides,
     wanted: Wanted,
@@ -142,10 +160,10 @@ def _steady_plan(
 ) -> tuple[float, Plan]:
     """The cheapest plan whose step and batch shrink what they should, and the caution that took."""
     for _ in range(PROBES):
-        plan = make_plan(measured, sides, wanted, problem.operator, caution)
+        plan = make_plan(measured, sides, wanted, geometry.operator, caution)
         if plan.schedule.batch_size is None:
             return caution, plan
-        log.probe_growth = probe(problem.operator, problem.damping, plan.schedule, generator)
+        log.probe_growth = probe(geometry.operator, geometry.damping, plan.schedule, generator)
         if log.probe_growth < 1:
             return caution, plan
         caution *= 2
@@ -156,7 +174,7 @@ def _steady_plan(
 
 
 def _on_batches(
-    problem: Problem,
+    geometry: Geometry,
     start: Tensor,
     b: Tensor,
     sides: RightHandSides,
@@ -166,10 +184,10 @@ def _on_batches(
     generator: torch.Generator,
 ) -> Iterator[Iterate]:
     """Independent chains, each with its tail average; the answer is their mean."""
-    schedule = plan.schedule
+    schedule, problem = plan.schedule, geometry.problem
     step, first = schedule.step_size, schedule.first
     excess = noise_excess(step * plan.second_moment)
-    limit = RUNAWAY * b.norm(dim=0) / log.measured.margin
+    limit = RUNAWAY * b.norm(dim=0) / geometry.margin(log.measured.margin)
     chains = [start] * schedule.chains
     sums = [torch.zeros_like(b)] * schedule.chains
     checks = _checks(schedule, wanted)
@@ -177,7 +195,7 @@ def _on_batches(
         assert schedule.batch_size is not None
         for chain, u in enumerate(chains):
             batch = problem.operator.minibatch(schedule.batch_size, generator)
-            chains[chain] = u - step * (batch @ u + problem.damping * u - b)
+            chains[chain] = u - step * geometry.solve(batch @ u + problem.damping * u - b)
             if schedule.averages and t > first:
                 sums[chain] = sums[chain] + chains[chain]
         if _is_watched(t) or t in checks:
@@ -188,7 +206,7 @@ def _on_batches(
             yield Iterate(x, diagnostics=log())
             continue
         now = schedule.until(t)
-        found, spread = estimate_error(problem, log.sample, sides, now, tails, x, b, excess)
+        found, spread = estimate_error(geometry, log.sample, sides, now, tails, x, b, excess)
         error = float(found.max())
         yield Iterate(
             x,
@@ -202,17 +220,17 @@ def _on_batches(
         further = steps_to(sides, wanted, schedule, wait, excess * spread)
         left = math.inf
         if further:
-            left = epochs_of(problem.operator, further, log.measured.units_per_draw)
-            left -= epochs_of(problem.operator, now, log.measured.units_per_draw)
+            left = epochs_of(problem.operator, further, log.measured)
+            left -= epochs_of(problem.operator, now, log.measured)
         if wanted.batch_size is None and plan.full_epochs < left:
             log.why += f"; after {t} steps went on with all data: noise was {spread:.2g} times as predicted"
-            full = make_plan(log.measured, sides, replace(wanted, batch_size="full"), problem.operator)
-            yield from _on_all_data(problem, x, b, sides, full.schedule, wanted, log, fresh=False)
+            full = make_plan(log.measured, sides, replace(wanted, batch_size="full"), geometry.operator)
+            yield from _on_all_data(geometry, x, b, sides, full.schedule, wanted, log, fresh=False)
             return
 
 
 def _on_all_data(
-    problem: Problem,
+    geometry: Geometry,
     u: Tensor,
     b: Tensor,
     sides: RightHandSides,
@@ -226,19 +244,21 @@ def _on_all_data(
     The residual is known at each step. ‖r‖/λ_min(H + λ) bounds the error; what is predicted, scaled by the
     residual's ratio to what was predicted of it, is nearer where b is as the pilot has seen it.
     """
-    norm = b.norm(dim=0)
-    limit = RUNAWAY * norm / log.measured.margin
+    problem, margin = geometry.problem, geometry.margin(log.measured.margin)
+    norm = geometry.half(b).norm(dim=0)
+    limit = RUNAWAY * b.norm(dim=0) / margin
     last = schedule.last if wanted.num_steps is not None else round(CHECKS[-1] * schedule.last)
     for t in range(1, last + 1):
         residual = b - problem.operator @ u - problem.damping * u
-        error = bound(residual.norm(dim=0) / log.measured.margin, u.norm(dim=0)).double().cpu()
+        error = bound(residual.norm(dim=0) / margin, u.norm(dim=0)).double().cpu()
         if fresh and t > 1:
             before = Schedule(schedule.step_size, None, t - 2, t - 1)
-            ratio = relative(relative(residual.norm(dim=0), norm).double().cpu(), sides.residual(before))
+            seen = relative(geometry.half(residual).norm(dim=0), norm).double().cpu()
+            ratio = relative(seen, sides.residual(before))
             nearer = sides.bias(before) * ratio
             # A residual of which nothing was predicted says nothing of the bias.
             error = torch.where(sides.residual(before) > 0, torch.minimum(error, nearer), error)
-        u = u + schedule.step_size * residual
+        u = u + schedule.step_size * geometry.solve(residual)
         if _is_watched(t):
             _watch([u], limit, t)
         worst = float(error.max())
@@ -258,7 +278,7 @@ def _unseen(measured: Measured, wanted: Wanted, sides: RightHandSides) -> str:
     whole = measured.largest + measured.damping
     return (
         f"after {MOST_STEPS} products CG's answer may still be {sides.unseen:.2g} off, so that no plan can "
-        f"be trusted: λ = {measured.damping:g} lies {whole / measured.margin:.1e} times below λ_max + λ, "
+        f"be trusted: the smallest eigenvalue lies {whole / measured.margin:.1e} times below λ_max + λ, "
         f"where LiSSA needs up to {math.log(1 / wanted.target) * whole / measured.margin:.1e} steps on all "
         f"data, and CG up to {cg_steps(whole / measured.margin, wanted.target):,}. Use cg or exact, "
         "precondition, or raise damping"

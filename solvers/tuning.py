@@ -131,11 +131,11 @@ def predicted_error(sides: RightHandSides, schedule: Schedule, excess: float) ->
     return torch.hypot(sides.bias(schedule), SAFETY * excess * sides.deviation(schedule))
 
 
-def epochs_of(operator: CurvatureOperator, schedule: Schedule, units_per_draw: float) -> float:
+def epochs_of(operator: CurvatureOperator, schedule: Schedule, measured: Measured) -> float:
     """Passes over all data that the schedule takes: whole sequences also where few of their tokens count."""
     if schedule.batch_size is None:
-        return float(schedule.last)
-    draws = math.ceil(schedule.batch_size / units_per_draw - 1e-9)
+        return schedule.last * (1 + measured.overhead / operator.num_draws)
+    draws = math.ceil(schedule.batch_size / measured.units_per_draw - 1e-9) + measured.overhead
     return schedule.chains * schedule.last * draws / operator.num_draws
 
 
@@ -152,7 +152,8 @@ def _on_all_data(
             found = steps_to(sides, wanted, Schedule(step, None, 0, 1), 1, 0.0)
             if found:
                 bias = float(sides.bias(found).max())
-                yield Plan(found, whole, bias, 0.0, float(found.last), float(found.last))
+                epochs = epochs_of(data, found, measured)
+                yield Plan(found, whole, bias, 0.0, epochs, epochs)
 
 
 def _on_batches(
@@ -182,7 +183,7 @@ def _on_batches(
                         second_moment,
                         float(sides.bias(found).max()),
                         excess * float(sides.deviation(found).max()),
-                        epochs_of(data, found, measured.units_per_draw),
+                        epochs_of(data, found, measured),
                         full_epochs,
                     )
 

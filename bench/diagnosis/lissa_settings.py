@@ -132,7 +132,7 @@ def judge(
         bias,
         noise,
         error,
-        product * epochs_of(data, schedule, measured.units_per_draw),
+        product * epochs_of(data, schedule, measured),
         conditions,
         note,
     )
