@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
 
@@ -160,7 +161,10 @@ class NetworkOperator(CurvatureOperator):
         return self._derived(indices=self.indices[indices], ranks=ranks)
 
     def to(self, dtype: torch.dtype) -> NetworkOperator:
-        operator = self._derived(self.function.to(dtype), self.examples.to(dtype))
+        return self._with_function(self.function.to(dtype), self.examples.to(dtype))
+
+    def _with_function(self, function: ModelFunction, examples: Examples) -> NetworkOperator:
+        operator = self._derived(function, examples)
         # The same counts and drawn targets, other recordings and sizes.
         operator.shared = replace(
             self.shared,
@@ -168,6 +172,25 @@ class NetworkOperator(CurvatureOperator):
             micro_batches=MicroBatches(operator._peak, self.micro_batches.max_bytes),
         )
         return operator
+
+    def with_curvature(self, curvature: Curvature) -> NetworkOperator:
+        """The matrix of another kind of the same network and examples; work goes on being counted here."""
+        operator = self._derived()
+        operator.curvature = curvature
+        operator.shared = operator._share(self.micro_batches.max_bytes)
+        return operator
+
+    def restricted(self, names: Sequence[str]) -> NetworkOperator:
+        """The block of H that belongs to the parameters `names`, in their order among all."""
+        chosen = set(names)
+        function = copy.copy(self.function)
+        function.names = [name for name in function.names if name in chosen]
+        function.parameters = {name: self.function.parameters[name] for name in function.names}
+        others = {n: v for n, v in self.function.parameters.items() if n not in chosen}
+        function.constants = self.function.constants | others
+        function.shapes = [value.shape for value in function.parameters.values()]
+        function.sizes = [value.numel() for value in function.parameters.values()]
+        return self._with_function(function, self.examples)
 
     def forget(self) -> None:
         self._used = False
