@@ -112,8 +112,8 @@ class LiSSA(Solver):
         preconditioner = as_preconditioner(self.preconditioner)
         if self._is_tuned and preconditioner and not isinstance(preconditioner, Solver):
             raise ValueError(
-                "preconditioner is a function, which applies P⁻¹; to choose settings LiSSA needs P^-½ too: set "
-                'step_size, batch_size and num_steps, or name "ekfac", "nystrom" or "jacobi"'
+                "preconditioner is a function, which applies P⁻¹; to choose settings LiSSA needs P^-½ too: "
+                'set step_size, batch_size and num_steps, or name "ekfac", "nystrom" or "jacobi"'
             )
 
     @property
@@ -205,9 +205,10 @@ class LiSSA(Solver):
         assert problem.eigenvalues is not None
         assert problem.condition_number is not None
         largest = float(problem.eigenvalues.abs().max()) + problem.damping
-        num_steps = math.ceil(problem.condition_number * math.log(1e4 * problem.condition_number))
-        # All data: at most κ e^{−ηλT}. Mini-batches at a small step: stable, but a noise floor of its own. By
-        # itself: within its target as a root mean square, of which a single run may end at twice.
+        num_steps = math.ceil(problem.condition_number * math.log(1e4 * largest / problem.damping))
+        # All data from b/λ, which is μ/λ times the solution off: at most λ_max/λ (1 − 1/κ)ᵀ. Mini-batches at a
+        # small step: stable, but a noise floor of its own. By itself: within its target as a root mean square,
+        # of which a single run may end at twice.
         known = solvers.available()
         return [
             Example(cls(1 / largest, num_steps, "full"), 1e-4),

@@ -352,11 +352,13 @@ def test_batches_of_a_language_model_count_tokens() -> None:
 
 
 @pytest.mark.parametrize("name", solvers.available())
-def test_only_lissa_shares_settings_between_columns(name: str) -> None:
+def test_columns_share_what_is_chosen_for_all(name: str) -> None:
     problem = dense_problem(random_psd_examples(20, 4, seed=0), damping=0.3)
     for example in solvers.find(name).examples(problem):
-        tuned_itself = isinstance(example.solver, LiSSA) and example.solver.step_size == "auto"
-        assert example.solver.columns_are_independent is not tuned_itself
+        solver = example.solver
+        chosen = {"lissa": "step_size", "svrg": "inner_steps"}.get(name)
+        shared = chosen is not None and getattr(solver, chosen) == "auto"
+        assert solver.columns_are_independent is not shared
 
 
 def test_breakdown_is_an_exception_of_the_interface() -> None:
