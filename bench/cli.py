@@ -6,6 +6,7 @@ import datetime
 import inspect
 import json
 import sys
+import warnings
 import webbrowser
 from collections.abc import Mapping
 from dataclasses import MISSING, fields
@@ -23,12 +24,14 @@ import problems
 import reports
 import solvers
 from bench import experiment as experiments
-from bench import runner, study, study_runner
+from bench import runner, scaffold, study, study_runner
+from bench.conformance import command as check_command
 from bench.diagnosis import command as diagnose_command
 from bench.diagnosis.diagnose import DEFAULT_BUDGET
 from bench.diagnosis.lissa_settings import Settings
 from bench.diagnosis.text import print_diagnosis
 from bench.store import Store
+from problems.discovery import PluginWarning
 from problems.specification import Specification, parse
 from problems.validation import explain, unknown
 
@@ -40,6 +43,7 @@ app = typer.Typer(
 )
 console = Console()
 errors = Console(stderr=True)
+SHOW_WARNING = warnings.showwarning
 
 
 class Listed(StrEnum):
@@ -182,8 +186,42 @@ def list_(
     console.print(table)
 
 
+@app.command()
+def new(
+    what: Annotated[scaffold.Kind, typer.Argument(help="What to write.")],
+    name: Annotated[str, typer.Argument(help="Its name: small letters, digits and _.")],
+    folder: Annotated[
+        Path | None,
+        typer.Option(help="Where to [the current folder; in a checkout solvers/ or problems/, and tests/]."),
+    ] = None,
+) -> None:
+    """Write a working solver or problem family to edit, and its test."""
+    written = scaffold.write(what, name, folder)
+    console.print(f"Wrote {' and '.join(map(str, written.files))}. Next:", soft_wrap=True, highlight=False)
+    for command in written.commands:
+        console.print(f"  {command}", soft_wrap=True, highlight=False, markup=False)
+
+
+@app.command()
+def check(
+    name: Annotated[str, typer.Argument(help="A solver or a problem by name, or a Python file with one.")],
+    problem: Annotated[
+        list[str] | None,
+        typer.Option(
+            "-p",
+            "--problem",
+            help="PROBLEM[:param=value,...] to try a solver on [all small ones]; repeatable.",
+        ),
+    ] = None,
+) -> None:
+    """Try what every solver, or problem family, is held to, and say what each check means."""
+    if not check_command.run(name, [parse(text) for text in problem or []], console):
+        raise typer.Exit(1)
+
+
 def main() -> None:
-    """Run the command line; an error that a person can act on is one line, without a traceback."""
+    """Run the command line; what a person can act on is one line, without a traceback."""
+    warnings.showwarning = _show_warning
     try:
         app()
     except (ValueError, OSError) as error:
@@ -192,6 +230,13 @@ def main() -> None:
             f"ihvp-bench: {message}", style="bold red", highlight=False, markup=False, soft_wrap=True
         )
         sys.exit(2)
+
+
+def _show_warning(message: Warning | str, category: type[Warning], *where: Any, **options: Any) -> None:
+    if issubclass(category, PluginWarning):
+        errors.print(f"ihvp-bench: {message}", style="yellow", highlight=False, markup=False, soft_wrap=True)
+    else:
+        SHOW_WARNING(message, category, *where, **options)
 
 
 def _batch_size(text: str | None) -> int | str | None:

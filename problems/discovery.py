@@ -6,9 +6,10 @@ import importlib
 import importlib.util
 import inspect
 import sys
+import warnings
 from collections.abc import Mapping
 from dataclasses import MISSING, fields
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
@@ -23,26 +24,37 @@ T = TypeVar("T")
 _FILE_PREFIX = "ihvp_bench_plugin_"
 
 
+class PluginWarning(UserWarning):
+    """A plug-in of an installed package that is left out, and why."""
+
+
 def discover(package: ModuleType, base: type[T], group: str) -> dict[str, type[T]]:
     """Every concrete public subclass of `base` in the files of `package` and of installed plug-ins, by name.
 
     A class is named after its file; where a file holds several, each has a `variant` and is named
     `file_variant`. Installed packages offer classes through the entry-point group `group`; they are named
-    in the same way, whatever the entry is called.
-    Raises ValueError when two classes claim a name.
+    in the same way, whatever the entry is called. One that cannot be loaded, is no such class or claims a
+    name that is taken is left out with a PluginWarning. Raises ValueError when two files claim a name.
     """
     found: dict[str, type[T]] = {}
     for path in sorted(Path(str(package.__file__)).parent.glob("*.py")):
         if not path.stem.startswith("_"):
             module = importlib.import_module(f"{package.__name__}.{path.stem}")
             _claim(found, _classes(module, base, path.stem))
-    for entry in entry_points(group=group):
-        cls = entry.load()
-        if not (inspect.isclass(cls) and issubclass(cls, base)):
-            raise ValueError(
-                f"the entry point {entry.value} of {group} is no class derived from {base.__name__}"
+    for entry in sorted(entry_points(group=group), key=lambda entry: (_distribution(entry), entry.value)):
+        try:
+            cls = entry.load()
+            if not (inspect.isclass(cls) and issubclass(cls, base)):
+                raise TypeError(f"it is no class derived from {base.__name__}")
+            _claim(found, {plugin_name(cls): cls})
+        except Exception as error:
+            owner = _distribution(entry)
+            warnings.warn(
+                f"{entry.value} of the installed package {owner} is left out: {type(error).__name__}: "
+                f"{error}. Correct it, or `pip uninstall {owner}`",
+                PluginWarning,
+                stacklevel=2,
             )
-        _claim(found, {plugin_name(cls): cls})
     return found
 
 
@@ -113,6 +125,11 @@ def _claim(found: dict[str, type[T]], offered: Mapping[str, type[T]]) -> None:
                 f"{cls.__module__}.{cls.__name__}; rename one"
             )
         found[name] = cls
+
+
+def _distribution(entry: EntryPoint) -> str:
+    """The name that pip knows the entry's package by."""
+    return entry.dist.name if entry.dist else entry.module
 
 
 def import_file(path: Path) -> ModuleType:

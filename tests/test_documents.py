@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import subprocess
@@ -15,62 +16,75 @@ import solvers
 from bench.experiment import Experiment, plan
 from bench.runner import run
 from bench.store import Store
-from tests.solvers import test_conformance as conformance
 
 ROOT = Path(__file__).parents[1]
 
 
-def blocks(document: str, language: str) -> list[str]:
+SUITE = str(ROOT / "bench" / "suite")
+
+
+def blocks(document: str) -> list[tuple[str, str]]:
+    """(language, code) of every block of code, in order."""
     text = (ROOT / document).read_text(encoding="utf-8")
-    found = re.findall(rf"```{language}\n(.*?)```", text, flags=re.DOTALL)
-    assert found, f"{document} has no {language} block"
-    return found
+    return re.findall(r"```(\w+)\n(.*?)```", text, flags=re.DOTALL)
+
+
+def named(block: str) -> str | None:
+    """The file that a block is, as its first line says."""
+    found = re.match(r"# (\w+\.(?:py|toml))\n", block)
+    return found[1] if found else None
+
+
+def program(name: str) -> list[str]:
+    """What a command of the documents is in this environment."""
+    settings = ["--rootdir", str(ROOT), "-c", str(ROOT / "pyproject.toml")]
+    known = {"ihvp-bench": ["bench"], "pytest": ["pytest", *settings], "pip": ["pip"]}
+    if name not in known:
+        pytest.fail(f"no way to run {name!r}")
+    return [sys.executable, "-m", *known[name]]
 
 
 @pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md"])
 def test_python_blocks_run(document: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In one namespace, in order; a block that begins with `# name.py` becomes that file."""
+    """In one namespace, in order; those that are a file are for the next test."""
     monkeypatch.chdir(tmp_path)
     namespace: dict = {}
-    for block in blocks(document, "python"):
-        named = re.match(r"# (\w+\.py)\n", block)
-        if named:
-            Path(named[1]).write_text(block)
-        else:
+    for language, block in blocks(document):
+        if language == "python" and not named(block):
             exec(compile(block, document, "exec"), namespace)
 
 
 @pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md"])
 def test_commands_run(document: str, tmp_path: Path) -> None:
-    """Every `ihvp-bench` and `pytest` line; `make` is what runs this test."""
-    for block in blocks(document, "python"):
-        named = re.match(r"# (\w+\.py)\n", block)
-        if named:
-            (tmp_path / named[1]).write_text(block)
-    lines = [line for block in blocks(document, "sh") for line in block.splitlines()]
-    for line in lines:
-        command = shlex.split(line, comments=True)
-        if command[0] == "make":
-            continue
-        if command[0] == "ihvp-bench":
-            program = [sys.executable, "-m", "bench"]
-        elif command[0] == "pytest":
-            program = [
-                sys.executable,
-                "-m",
-                "pytest",
-                "--rootdir",
-                str(ROOT),
-                "-c",
-                str(ROOT / "pyproject.toml"),
-            ]
-            command = [argument.replace("bench/suite", str(ROOT / "bench" / "suite")) for argument in command]
-        else:
-            pytest.fail(f"{document}: no way to run {line!r}")
-        finished = subprocess.run(
-            [*program, *command[1:]], cwd=tmp_path, capture_output=True, text=True, timeout=300
-        )
-        assert finished.returncode == 0, f"{line}\n{finished.stdout[-2000:]}\n{finished.stderr[-2000:]}"
+    """Every `ihvp-bench`, `pytest` and `pip` line, as it stands; `make` is what runs this test.
+
+    From top to bottom: a block that begins with `# name.py` or `# name.toml` becomes that file, in the place
+    of what an earlier command wrote. pip installs into a folder of the test's own, without a network.
+    """
+    site = tmp_path / "site"
+    environment = os.environ | {
+        "PYTHONPATH": os.pathsep.join([str(site), str(ROOT)]),
+        "PIP_TARGET": str(site),
+        "PIP_NO_INDEX": "1",
+        "PIP_NO_DEPS": "1",
+        "PIP_NO_BUILD_ISOLATION": "0",  # pip's way to say that isolation is off
+    }
+    for language, block in blocks(document):
+        if name := named(block):
+            (tmp_path / name).write_text(block)
+        for line in block.splitlines() if language == "sh" else []:
+            command = shlex.split(line, comments=True)
+            if command[0] == "make":
+                continue
+            finished = subprocess.run(
+                [*program(command[0]), *(argument.replace("bench/suite", SUITE) for argument in command[1:])],
+                cwd=tmp_path,
+                env=environment,
+                capture_output=True,
+                text=True,
+                timeout=300,
+            )
+            assert finished.returncode == 0, f"{line}\n{finished.stdout[-2000:]}\n{finished.stderr[-2000:]}"
 
 
 def test_links_lead_somewhere() -> None:
@@ -95,20 +109,4 @@ def test_every_family_and_solver_says_what_it_is() -> None:
     """A dataclass without a docstring gets its own signature for one."""
     for cls in [*problems.available().values(), *solvers.available().values()]:
         assert cls.__doc__
-        assert not cls.__doc__.startswith(cls.__name__)
-
-
-def test_contributings_solver_passes_the_conformance_tests(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """As it would once moved into solvers/."""
-    path = tmp_path / "richardson.py"
-    path.write_text(
-        next(block for block in blocks("CONTRIBUTING.md", "python") if "# richardson.py" in block)
-    )
-    richardson = type(solvers.load(str(path)))
-    monkeypatch.setattr(solvers, "find", lambda name: richardson)
-    for problem_id in conformance.PROBLEMS:
-        conformance.test_reaches_the_reference_at_the_accuracy_it_claims("richardson", problem_id)
-        conformance.test_one_column_alone_equals_the_same_column_in_a_block("richardson", problem_id)
-        conformance.test_a_seed_fixes_everything_but_seconds("richardson", problem_id)
+        assert not cls.__doc__.startswith(f"{cls.__name__}(")

@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 
 import bench.cli
 from bench.store import Store
+from problems import ground_truth
 from tests.bench.test_runner import FAILING
 
 REPOSITORY = Path(__file__).parents[2]
@@ -83,6 +84,12 @@ def test_a_failed_cell_is_told_by_the_exit_code(
         (["run", "--device", "meta"], "device is 'meta'"),
         (["run", "--resume"], "name it with --out"),
         (["report", "nowhere"], "nowhere holds no run"),
+        (["check", "lisa"], "no solver or problem 'lisa'; did you mean 'lissa'"),
+        (["check", "cg", "-p", "quadratik"], "did you mean 'quadratic'"),
+        (["check", "quadratic", "-p", "quadratic"], "is a problem, not a solver: leave out -p"),
+        (["check", "nowhere.py"], "there is no file nowhere.py"),
+        (["new", "solver", "cg"], "there is a solver 'cg' already"),
+        (["new", "problem", "My-Data"], "as in 'my_data'"),
     ],
 )
 def test_bad_input_is_one_line_and_nothing_is_written(
@@ -148,9 +155,8 @@ def test_report_of_what_is_no_benchmark_of_products_is_one_line(
 def test_list_names_everything_with_its_settings() -> None:
     runner = CliRunner()
     solvers = json.loads(runner.invoke(bench.cli.app, ["list", "solvers", "--json"]).output)
-    assert {"name": "cg", "settings": {"tolerance": 1e-6}}.items() <= {
-        key: value for row in solvers if row["name"] == "cg" for key, value in row.items()
-    }.items()
+    [cg] = [row for row in solvers if row["name"] == "cg"]
+    assert cg["settings"]["tolerance"] == 1e-6
     assert all(row["summary"] for row in solvers)
     problems = json.loads(runner.invoke(bench.cli.app, ["list", "problems", "--json"]).output)
     assert {row["name"] for row in problems} >= {"quadratic", "softmax_regression", "image_classifier"}
@@ -183,3 +189,76 @@ def test_from_a_checkout_without_installing_and_ctrl_c(tmp_path: Path) -> None:
     assert list(cells["solver"]) == ["exact"]
     assert Store(out).read_run()["interrupted"] is True
     assert (out / "report" / "index.html").exists()
+
+
+WRONG = """
+from dataclasses import dataclass
+from solvers import Example, Iterate, Solver
+
+@dataclass(frozen=True)
+class Half(Solver):
+    \"\"\"Half of the identity.\"\"\"
+
+    def iterates(self, problem, state, b, generator):
+        yield Iterate(0.5 * b / problem.damping)
+"""
+
+
+def test_check_says_what_is_wrong_and_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "300")
+    path = tmp_path / "half.py"
+    path.write_text(WRONG)
+    assert invoke("check", str(path), "-p", QUADRATIC, monkeypatch=monkeypatch) == 1
+    output = capsys.readouterr().out
+    assert "failed on quadratic(dimension=4, num_examples=6)" in output
+    assert "correct the method, or claim in `examples` what its theory gives" in output
+    assert "what it means" in output
+    assert re.search(r"\d+ passed, \d+ failed, \d+ skipped", output)
+
+
+def test_check_of_a_right_solver_and_of_a_problem(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert invoke("check", "exact", "-p", QUADRATIC, monkeypatch=monkeypatch) == 0
+    assert "0 failed" in capsys.readouterr().out
+    assert invoke("check", "quadratic", monkeypatch=monkeypatch) == 0
+    assert "24 passed, 0 failed, 0 skipped" in capsys.readouterr().out
+
+
+def test_check_fails_where_nothing_was_tried(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "300")
+    path = tmp_path / "never.py"
+    path.write_text(WRONG + "    def skip(self, problem):\n        return 'today is a holiday'\n")
+    assert invoke("check", str(path), "-p", QUADRATIC, monkeypatch=monkeypatch) == 1
+    output = capsys.readouterr().out
+    assert "the solver skips it: today is a holiday" in output
+    assert "Nothing was tried" in output
+
+
+def test_check_needs_a_problem_with_exact_ground_truth(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(ground_truth, "LARGEST_DENSE", 3)
+    assert invoke("check", "cg", "-p", QUADRATIC, monkeypatch=monkeypatch) == 2
+    assert "has p = 4, too large for exact ground truth: choose a problem" in capsys.readouterr().err
+
+
+def test_new_says_what_to_do_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert invoke("new", "solver", "mine", monkeypatch=monkeypatch) == 0
+    assert [line.strip() for line in capsys.readouterr().out.splitlines()] == [
+        "Wrote mine.py and test_mine.py. Next:",
+        "ihvp-bench check mine.py",
+        "ihvp-bench run -s mine.py -s cg -p quadratic",
+        "pytest test_mine.py",
+    ]
+    assert invoke("new", "problem", "data", "--folder", "more", monkeypatch=monkeypatch) == 0
+    assert (tmp_path / "more" / "test_data.py").is_file()
+    assert invoke("new", "solver", "mine", monkeypatch=monkeypatch) == 2
+    assert "there is mine.py and test_mine.py already" in capsys.readouterr().err
