@@ -206,9 +206,9 @@ class LiSSA(Solver):
         assert problem.condition_number is not None
         largest = float(problem.eigenvalues.abs().max()) + problem.damping
         num_steps = math.ceil(problem.condition_number * math.log(1e4 * largest / problem.damping))
-        # All data from b/λ, which is μ/λ times the solution off: at most λ_max/λ (1 − 1/κ)ᵀ. Mini-batches at a
-        # small step: stable, but a noise floor of its own. By itself: within its target as a root mean square,
-        # of which a single run may end at twice.
+        # All data from b/λ, which is μ/λ times the solution off: at most λ_max/λ (1 − 1/κ)ᵀ. Mini-batches at
+        # a small step: stable, but a noise floor of its own. By itself: within its target as a root mean
+        # square, of which a single run may end at twice.
         known = solvers.available()
         return [
             Example(cls(1 / largest, num_steps, "full"), 1e-4),
