@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from problems.columns import times
 from problems.operators.base import CurvatureOperator
 from solvers.solver import Breakdown
 
@@ -73,11 +74,11 @@ def dual_inverse(operator: CurvatureOperator, damping: float, together: int) -> 
 
     def push(vectors: Tensor) -> Tensor:
         work.count_algebra(scaled.numel() * vectors.shape[1])
-        return scaled @ vectors
+        return times(scaled, vectors)
 
     def pull(weights: Tensor) -> Tensor:
         work.count_algebra(scaled.numel() * weights.shape[1])
-        return scaled.T @ weights
+        return times(scaled.T, weights)
 
     return DualInverse(push, pull, factor, damping)
 

@@ -8,6 +8,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from problems.columns import times
 from problems.operators.base import CurvatureOperator
 from problems.work import BACKWARD_COST, FORWARD_COST, Work
 
@@ -58,11 +59,11 @@ class DenseOperator(CurvatureOperator):
     def root_product(self, vectors: Tensor) -> Tensor:
         self._check(vectors)
         self.work.count_product(vectors.shape[1], self.num_examples, FORWARD_COST)
-        return self._known_roots().flatten(0, 1) @ vectors / self.num_examples**0.5
+        return times(self._known_roots().flatten(0, 1), vectors) / self.num_examples**0.5
 
     def root_transpose_product(self, weights: Tensor) -> Tensor:
         self.work.count_product(weights.shape[1], self.num_examples, BACKWARD_COST)
-        return self._known_roots().flatten(0, 1).T @ weights / self.num_examples**0.5
+        return times(self._known_roots().flatten(0, 1).T, weights) / self.num_examples**0.5
 
     def _known_roots(self) -> Tensor:
         if self._roots is None:
@@ -114,7 +115,7 @@ class DenseOperator(CurvatureOperator):
         self.matrix = per_example.mean(dim=0)
 
     def _product(self, columns: Tensor) -> Tensor:
-        return self.matrix @ columns
+        return times(self.matrix, columns)
 
     def _dense(self) -> Tensor:
         return self.matrix.clone()
