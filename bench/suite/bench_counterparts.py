@@ -1,0 +1,203 @@
+"""Our solvers against what SciPy or a dense matrix would do in their place: ratios measured interleaved.
+
+Ours is the whole of `solve`: set-up, records, and the residual recomputed at the end. Against a Krylov solver
+stand the same routine of SciPy's as a solver of this library, `scipy_cg`, and SciPy alone: called in a loop
+over the columns, on the barest wrapping of our product, with the loosest of its own settings that reaches
+the tolerance, found beforehand. A direct solver's counterpart forms the same matrix and calls LAPACK.
+
+On the quadratic a product takes some microseconds, so that overhead shows; on the network products dominate.
+"""
+
+from __future__ import annotations
+
+import functools
+import random
+import statistics
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from unittest.mock import patch
+
+import numpy as np
+import pytest
+import torch
+from pytest_benchmark.fixture import BenchmarkFixture
+from threadpoolctl import threadpool_limits
+from torch import Tensor
+
+import problems
+import solvers
+from bench.suite import counterparts as against
+from bench.suite.counterparts import LANCZOS_RANK, LANCZOS_STEPS, TOLERANCE, Solve
+from problems import Problem
+from solvers import Solver, solve
+
+# Seconds a case may take, within these limits of rounds.
+SECONDS, FEWEST, MOST = 1.0, 3, 25
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A solver, what stands against it by name, and how far their answers may lie apart, times ‖b‖/λ."""
+
+    solver: Solver
+    counterparts: Mapping[str, Solve]
+    apart: float
+
+    def ours(self, problem: Problem, columns: slice) -> Tensor:
+        """The answer of `solve`."""
+        return _solve(self.solver, problem, columns)
+
+
+def _solve(solver: Solver, problem: Problem, columns: slice) -> Tensor:
+    solution = solve(problem, solver, columns=columns, compare=False)
+    assert solution.x is not None, solution.reason
+    return solution.x
+
+
+def pairs() -> dict[str, Pair]:
+    """All pairs by name."""
+    # Both residuals are within the tolerance, and ‖(H + λI)⁻¹‖ ≤ 1/λ.
+    krylov = {
+        name: Pair(
+            solvers.load(name, tolerance=TOLERANCE),
+            {
+                f"scipy_{name}": partial(_solve, solvers.load(f"scipy_{name}", tolerance=TOLERANCE)),
+                "SciPy alone": alone,
+            },
+            apart=2 * TOLERANCE,
+        )
+        for name, alone in (
+            ("cg", against.scipy_cg),
+            ("minres", against.scipy_minres),
+            ("lsmr", against.scipy_lsmr),
+        )
+    }
+    block = solvers.load("block_cg", tolerance=TOLERANCE)
+    together = partial(_solve, krylov["cg"].solver)
+    return {
+        **krylov,
+        "block_cg": Pair(block, {"cg": together, "SciPy alone": against.scipy_cg}, apart=2 * TOLERANCE),
+        "exact_cholesky": Pair(
+            solvers.load("exact", method="cholesky"),
+            {"torch.linalg": against.torch_cholesky, "scipy.linalg": against.scipy_cholesky},
+            apart=1e-9,
+        ),
+        "exact_eigen": Pair(
+            solvers.load("exact", method="eigen"),
+            {"scipy.linalg evr": against.scipy_eigh("evr"), "scipy.linalg evd": against.scipy_eigh("evd")},
+            apart=1e-9,
+        ),
+        "exact_dual": Pair(
+            solvers.load("exact", method="dual"), {"scipy.linalg": against.scipy_woodbury}, apart=1e-9
+        ),
+        "lanczos": Pair(
+            solvers.load("lanczos", num_steps=LANCZOS_STEPS, rank=LANCZOS_RANK),
+            {"eigsh": against.scipy_eigsh},
+            apart=1e-6,
+        ),
+    }
+
+
+# Of the quadratic's 300 dimensions 100 are H's, so that the dual is the smaller way too.
+PROBLEMS: dict[str, Mapping[str, int]] = {
+    "quadratic": {"dimension": 300, "num_examples": 100},
+    "image_classifier": {},
+}
+# Of all its examples the network's root has more rows than there are parameters.
+FEW_EXAMPLES = {"image_classifier": {"training_size": 60}}
+
+
+@functools.cache
+def _problem(family: str, few: bool) -> Problem:
+    settings = FEW_EXAMPLES.get(family, PROBLEMS[family]) if few else PROBLEMS[family]
+    return problems.load(family, device=torch.device("cpu"), dtype=torch.float64, seed=0, **settings)
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Two pools of threads, torch's and OpenBLAS's, that wait on the same cores would be measured else."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with threadpool_limits(1):
+        yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("width", [1, 4])
+@pytest.mark.parametrize("family", list(PROBLEMS))
+@pytest.mark.parametrize("name", list(pairs()))
+def bench_counterparts(benchmark: BenchmarkFixture, name: str, family: str, width: int) -> None:
+    """Seconds of ours over each counterpart's, and the products that each takes, in `extra_info`."""
+    problem, columns, pair = _problem(family, name == "exact_dual"), slice(0, width), pairs()[name]
+    check_agreement(pair, problem, columns)
+    entries = [pair.ours, *pair.counterparts.values()]
+    counts = [count_products(entry, problem, columns) for entry in entries]
+    order = random.Random(0)
+    seconds: list[list[float]] = []
+
+    def interleaved() -> None:
+        taken = [0.0] * len(entries)
+        # In another order each time, so that what one leaves in the caches falls on no other in particular.
+        for index in order.sample(range(len(entries)), len(entries)):
+            began = time.perf_counter()
+            entries[index](problem, columns)
+            taken[index] = time.perf_counter() - began
+        seconds.append(taken)
+
+    interleaved()
+    rounds = min(MOST, max(FEWEST, int(SECONDS / sum(seconds.pop()))))
+    benchmark.group = f"{family}, columns: {width}"
+    benchmark.pedantic(interleaved, rounds=rounds)
+    records = compare(list(pair.counterparts), np.array(seconds), counts)
+    benchmark.extra_info.update(
+        solver=str(pair.solver),
+        parameters=problem.size,
+        columns=width,
+        seconds=statistics.median(each[0] for each in seconds),
+        products=counts[0][0],
+        product_columns=counts[0][1],
+        counterparts=records,
+    )
+    table = "; ".join(f"{each['ratio']:.2f} × {each['name']} ({each['products']})" for each in records)
+    milliseconds = 1e3 * benchmark.extra_info["seconds"]
+    print(f"\n{name}, {family}, {width} columns: {milliseconds:.2f} ms ({counts[0][0]} products) is {table}")
+
+
+def check_agreement(pair: Pair, problem: Problem, columns: slice) -> None:
+    """A ratio to the cost of another answer would say nothing."""
+    x = pair.ours(problem, columns)
+    allowed = pair.apart * problem.columns(columns).norm(dim=0) / problem.damping
+    for name, counterpart in pair.counterparts.items():
+        apart = (counterpart(problem, columns) - x).norm(dim=0)
+        assert (apart <= allowed).all(), f"{pair.solver} and {name} differ by {apart}, allowed {allowed}"
+
+
+def count_products(entry: Solve, problem: Problem, columns: slice) -> tuple[int, int]:
+    """The products with H or its root that `entry` takes, and the columns of all of them together."""
+    work = problem.operator.work
+    with patch.object(work, "count_product", wraps=work.count_product) as counted:
+        entry(problem, columns)
+    return counted.call_count, sum(call.args[0] for call in counted.call_args_list)
+
+
+def compare(
+    names: list[str], seconds: np.ndarray, counts: list[tuple[int, int]]
+) -> list[dict[str, str | float]]:
+    """A row for each counterpart from `seconds` (rounds, 1 + counterparts), of which the first are ours."""
+    records: list[dict[str, str | float]] = []
+    for name, theirs, (products, columns) in zip(names, seconds.T[1:], counts[1:], strict=True):
+        low, median, high = np.quantile(seconds[:, 0] / theirs, [0.25, 0.5, 0.75])
+        records.append(
+            {
+                "name": name,
+                "ratio": float(median),
+                "quartile_low": float(low),
+                "quartile_high": float(high),
+                "seconds": float(np.median(theirs)),
+                "products": products,
+                "product_columns": columns,
+            }
+        )
+    return records
