@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -11,8 +12,10 @@ import torch
 from torch import Tensor
 
 from problems import Problem
+from solvers.candidate import MARGIN, Candidate
+from solvers.candidates import ranked
 from solvers.solver import Breakdown, Divergence, Example, Iterate, Solver, State
-from solvers.survey import MARGIN, Candidate, Survey
+from solvers.survey import Survey
 
 # A solver that has taken so many times the work predicted of it is given up for the next.
 PATIENCE = 3.0
@@ -59,11 +62,11 @@ class Auto(Solver):
         begin = problem.operator.work.passes
         asked = replace(problem, rhs=b[:, solved])
         survey = Survey(asked, self.target, generator)
-        ranked = survey.candidates()
+        candidates = ranked(survey)
         given_up: list[str] = []
-        for candidate in ranked:
-            last = candidate is ranked[-1]
-            told = self._told(survey, candidate, ranked, given_up)
+        for candidate in candidates:
+            last = candidate is candidates[-1]
+            told = self._told(survey, candidate, candidates, given_up)
             before = problem.operator.work.passes
             try:
                 for iterate in _run(survey, candidate, generator, last):
@@ -81,13 +84,14 @@ class Auto(Solver):
         raise Breakdown("no solver gets there. " + "; ".join(given_up))
 
     def _told(
-        self, survey: Survey, chosen: Candidate, ranked: Sequence[Candidate], given_up: Sequence[str]
+        self, survey: Survey, chosen: Candidate, candidates: Sequence[Candidate], given_up: Sequence[str]
     ) -> dict[str, Any]:
-        others = [each for each in ranked if each is not chosen]
+        others = [each for each in candidates if each is not chosen]
         why = f"{chosen}: {chosen.work:.3g} gradient equivalents by {chosen.basis}"
         if others:
             nearest = min(others, key=lambda each: each.work)
-            why += f", {nearest}: {nearest.work:.3g}"
+            if math.isfinite(nearest.work):
+                why += f", {nearest}: {nearest.work:.3g}"
         if given_up:
             why += f"; given up: {'; '.join(given_up)}"
         return {
@@ -95,7 +99,7 @@ class Auto(Solver):
             "chosen": str(chosen),
             "why": why,
             "predicted_work": chosen.work,
-            "predictions": {str(each): each.work for each in ranked},
+            "predictions": {str(each): each.work for each in candidates if math.isfinite(each.work)},
             "given_up": list(given_up),
             **survey.facts,
         }

@@ -14,6 +14,7 @@ from problems.validation import check_counts
 from solvers.krylov import (
     Certificate,
     advance,
+    columns_at,
     damped_product,
     negative_curvature,
     not_positive_definite,
@@ -73,13 +74,13 @@ class ConjugateGradient(Solver):
         active = known.active()
         if not len(active):
             yield Iterate(x, known.residual, known.converged)
-        r = b[:, active]
+        r = columns_at(b, active)
         p = torch.zeros_like(r)
-        square = r.square().sum(dim=0)
-        previous = torch.full_like(square, float("inf"))  # r·z: where it is infinite p starts afresh
-        while len(active):
-            z, inner = _precondition(state, r, square)
-            p.mul_(inner / previous).add_(z)
+        norms = torch.linalg.vector_norm(r, dim=0)
+        previous = torch.full_like(norms, float("inf"))  # r·z: where it is infinite p starts afresh
+        while active.numel():
+            z, inner = _precondition(state, r, norms)
+            p = torch.addcmul(z, p, inner / previous)
             previous = inner
             product = damped_product(problem, p)
             curvature = (p * product).sum(dim=0)
@@ -88,20 +89,20 @@ class ConjugateGradient(Solver):
             alpha = inner / curvature
             advance(x, active, p, alpha)
             r.addcmul_(product, alpha, value=-1)
-            square = r.square().sum(dim=0)
-            places = known.to_check(active, square.sqrt())
-            if len(places):
+            norms = torch.linalg.vector_norm(r, dim=0)
+            places = known.to_check(active, norms)
+            if places.numel():
                 true, lost = known.recompute(problem, x, active[places])
             yield Iterate(x, known.residual, known.converged)
-            if len(places):
+            if places.numel():
                 if lost.any():
                     again = places[lost]
                     known.start_afresh(active[again])
                     r[:, again], previous[again] = true[:, lost], float("inf")
-                    square[again] = true[:, lost].square().sum(dim=0)
+                    norms[again] = torch.linalg.vector_norm(true[:, lost], dim=0)
                 keep = ~known.converged[active]
-                active, r, p, square, previous = (
-                    each[..., keep] for each in (active, r, p, square, previous)
+                active, r, p, norms, previous = (
+                    columns_at(each, keep) for each in (active, r, p, norms, previous)
                 )
 
     @classmethod
@@ -109,12 +110,12 @@ class ConjugateGradient(Solver):
         return preconditioned_examples(super().examples(problem)[0])
 
 
-def _precondition(preconditioner: Preconditioner | None, r: Tensor, square: Tensor) -> tuple[Tensor, Tensor]:
-    """z = P⁻¹r and r·z; `square` is r·r. Breakdown where P is not positive definite."""
+def _precondition(preconditioner: Preconditioner | None, r: Tensor, norms: Tensor) -> tuple[Tensor, Tensor]:
+    """z = P⁻¹r and r·z; `norms` are ‖r‖. Breakdown where P is not positive definite."""
     if preconditioner is None:
-        return r, square
+        return r, norms.square()
     z = preconditioner.apply(r)
     inner = (r * z).sum(dim=0)
     if not all(value > 0 for value in inner.tolist()):
-        raise not_positive_definite(float((inner / square).min()))
+        raise not_positive_definite(float((inner / norms.square()).min()))
     return z, inner

@@ -281,7 +281,7 @@ class _Run:
     def _times_limit(self, x: Tensor) -> float:
         """How many times ‖b‖/λ the longest column of x is; NaN or inf where x is not finite."""
         # A column b = 0 has no size to compare with; times zero, NaN and inf still show.
-        pairs = zip(x.norm(dim=0).tolist(), self.limit, strict=True)
+        pairs = zip(torch.linalg.vector_norm(x, dim=0).tolist(), self.limit, strict=True)
         return largest([length / limit if limit else length * 0 for length, limit in pairs])
 
     def _error(self, x: Tensor | None) -> Tensor | None:
@@ -295,8 +295,8 @@ class _Run:
         return self.problem.energy_error(self._in_units_of_b(x), self.columns)
 
     def _scaled_rhs(self) -> Tensor:
-        """A new tensor each time: the solver may do what it likes with its own."""
-        return self.b / self.scale
+        """A new tensor each time, each column in one piece: the solver may do what it likes with its own."""
+        return (self.b / self.scale).T.contiguous().T
 
     def _in_units_of_b(self, x: Tensor) -> Tensor:
         return x.to(torch.float64) * self.scale
@@ -310,11 +310,12 @@ class _Run:
             raise TypeError(
                 f"the solver yielded {type(iterate).__name__}; it must yield Iterate(x), x a tensor"
             )
-        wanted = (self.b.shape, self.b.dtype, self.b.device)
-        if (iterate.x.shape, iterate.x.dtype, iterate.x.device) != wanted:
-            found = f"x of shape {tuple(iterate.x.shape)}, {iterate.x.dtype}, on {iterate.x.device}"
-            shape, dtype, device = wanted
-            raise ValueError(f"the solver yielded {found}; needed is {tuple(shape)}, {dtype}, on {device}")
+        x, b = iterate.x, self.b
+        if x.shape != b.shape or x.dtype != b.dtype or x.device != b.device:
+            raise ValueError(
+                f"the solver yielded x of shape {tuple(x.shape)}, {x.dtype}, on {x.device}; needed is "
+                f"{tuple(b.shape)}, {b.dtype}, on {b.device}"
+            )
         for name in ("residual", "converged"):
             values = getattr(iterate, name)
             if values is not None and values.shape != self.b.shape[1:]:

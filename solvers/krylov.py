@@ -24,7 +24,7 @@ def damped_product(problem: Problem, vectors: Tensor) -> Tensor:
 
 def advance(x: Tensor, active: Tensor, direction: Tensor, length: Tensor) -> None:
     """Add length · direction (p, j) to the columns `active` (j,) of x."""
-    if len(active) == x.shape[1]:
+    if active.numel() == x.shape[1]:
         x.addcmul_(direction, length)
     else:
         x[:, active] += direction * length
@@ -51,7 +51,8 @@ class Certificate:
         self._goal = torch.full_like(self.residual, tolerance)
         self._at_last_start = torch.full_like(self.residual, float("inf"))
         self._steps = 0
-        self._active = self._sizes = self.norms[:0]
+        self._active = self._none = self.active()[:0]
+        self._sizes = self.norms[:0]
 
     def active(self) -> Tensor:
         """The columns that have not converged."""
@@ -63,14 +64,14 @@ class Certificate:
         if active is not self._active:
             self._active, self._sizes = active, self.norms[active]
         relative = norms / self._sizes
-        if len(active) == len(self.norms):
+        if active.numel() == self.norms.numel():
             self.residual = relative
         else:
             self.residual[active] = relative
         if self._steps % self.check_every == 0:
             return torch.arange(len(active), device=active.device)
         if min(relative.tolist()) > self.tolerance:
-            return active[:0]
+            return self._none
         return (relative <= self._goal[active]).nonzero().flatten()
 
     def recompute(self, problem: Problem, x: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
@@ -125,9 +126,14 @@ def preconditioned_examples(plain: Example) -> Sequence[Example]:
     return [Example(solver, plain.relative_error) for solver in settings]
 
 
+def columns_at(values: Tensor, places: Tensor) -> Tensor:
+    """Those `places` of the last dimension, (p, k) or (k,); each column in one piece."""
+    return values.movedim(-1, 0)[places].movedim(0, -1)
+
+
 def select(recurrence: Recurrence, keep: Tensor) -> Recurrence:
     """The columns `keep` (k,) of a dataclass of tensors whose last dimension counts columns."""
-    chosen = {name: value[..., keep] for name, value in _tensors(recurrence).items()}
+    chosen = {name: columns_at(value, keep) for name, value in _tensors(recurrence).items()}
     return dataclasses.replace(recurrence, **chosen)  # type: ignore[type-var]
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from problems import Problem
 from problems.validation import check_counts
-from solvers.krylov import Certificate, advance, overwrite, select
+from solvers.krylov import Certificate, advance, columns_at, overwrite, select
 from solvers.solver import Iterate, Solver, State, check_positive
 
 # Vectors of R's rows that a column takes: u, its successor, and what the product keeps.
@@ -72,7 +72,7 @@ class LSMR(Solver):
         if not len(active):
             yield Iterate(torch.zeros_like(b), known.residual, known.converged)
             return
-        now = _Bidiagonalisation.start(problem, b[:, active])
+        now = _Bidiagonalisation.start(problem, columns_at(b, active))
         while True:
             places = known.to_check(active, now.zeta_bar.abs())
             if len(places):

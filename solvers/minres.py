@@ -14,6 +14,7 @@ from problems.validation import check_counts
 from solvers.krylov import (
     Certificate,
     advance,
+    columns_at,
     damped_product,
     not_positive_definite,
     overwrite,
@@ -76,7 +77,7 @@ class MINRES(Solver):
         active = known.active()
         if not len(active):
             yield Iterate(x, known.residual, known.converged)
-        now = _Recurrence.start(b[:, active], state)
+        now = _Recurrence.start(columns_at(b, active), state)
         while len(active):
             w, length = now.step(problem, state)
             advance(x, active, w, length)

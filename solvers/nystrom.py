@@ -120,6 +120,7 @@ class Sketch:
         self.image = self.test
         self.basis = self.test
         self.values = self.test[0]
+        self.products = 0  # columns that H was multiplied with
 
     @property
     def rank(self) -> int:
@@ -138,6 +139,7 @@ class Sketch:
         # What H is multiplied with is what the algebra must know of, so the columns are rounded first.
         rounded = columns.to(self.operator.dtype)
         image = (self.operator @ rounded).to(torch.float64)
+        self.products += more
         self.test = torch.cat([self.test, rounded.to(torch.float64)], dim=1)
         self.image = torch.cat([self.image, image], dim=1)
         self.operator.work.count_algebra(4 * size * before * more + 2 * size * more**2)
@@ -171,6 +173,7 @@ class Sketch:
         for _ in range(POWER_STEPS):
             rounded = (vector / vector.norm()).to(self.operator.dtype)
             vector = (self.operator @ rounded).to(torch.float64)
+            self.products += 1
             vector -= self.basis @ (self.values[:, None] * (self.basis.T @ rounded.to(torch.float64)))
             self.operator.work.count_algebra(2 * self.basis.numel())
             length = max(length, float(vector.norm()))
@@ -181,7 +184,12 @@ class Sketch:
     def inverse(self, estimate: float | None) -> LowRankInverse:
         """(Ĥ + λ)⁻¹, with what is known of H − Ĥ."""
         damping = self.problem.damping
-        told: dict[str, float] = {"rank": len(self.values), "sketch": self.rank, "smallest": self.smallest}
+        told: dict[str, float] = {
+            "rank": len(self.values),
+            "sketch": self.rank,
+            "products": self.products,
+            "smallest": self.smallest,
+        }
         if estimate is not None:
             told |= {
                 "remainder": estimate,

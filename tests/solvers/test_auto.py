@@ -17,8 +17,9 @@ from problems import Problem
 from solvers import Breakdown, Divergence, Solution, Status, solve
 from solvers import auto as module
 from solvers.auto import Auto
+from solvers.candidate import Candidate
 from solvers.identity import Identity
-from solvers.survey import Candidate, Survey
+from solvers.survey import Survey
 from tests.conftest import dense_problem, random_psd_examples
 from tests.solvers.krylov_oracles import gaussian, spectral_problem
 
@@ -194,12 +195,12 @@ class _Endless(Identity):
     ],
 )
 def test_falls_back_to_the_next(first: Identity, why: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    ranked = Survey.candidates
-    monkeypatch.setattr(
-        module.Survey,
-        "candidates",
-        lambda survey: [Candidate(first, 1.0, "hope", prepared=True), *ranked(survey)],
-    )
+    ranked = module.ranked
+
+    def beside(survey: Survey) -> list[Candidate]:
+        return [Candidate(first, 1.0, "hope", prepared=True), *ranked(survey)]
+
+    monkeypatch.setattr(module, "ranked", beside)
     solution = auto(dense_problem(random_psd_examples(300, 80, seed=0), damping=0.02, columns=4))
     assert chosen(solution).startswith("block_cg")
     assert why in solution.reason
@@ -212,7 +213,7 @@ def test_falls_back_to_the_next(first: Identity, why: str, monkeypatch: pytest.M
 
 def test_says_so_where_nothing_gets_there(monkeypatch: pytest.MonkeyPatch) -> None:
     failing = Candidate(_Fails(lambda: Breakdown("no")), 1.0, "hope", prepared=True)
-    monkeypatch.setattr(module.Survey, "candidates", lambda _: [failing])
+    monkeypatch.setattr(module, "ranked", lambda _: [failing])
     solution = solve(dense_problem(random_psd_examples(20, 5, seed=0), damping=0.1), Auto())
     assert solution.status is Status.BREAKDOWN
     assert "no solver gets there" in solution.reason
