@@ -279,7 +279,8 @@ def _listing(what: Listed) -> list[dict[str, Any]]:
                 "problems": [entry.name for entry in found.problems],
                 "solvers": [entry.name for entry in found.solvers],
             }
-            for name, found in experiments.available().items()
+            for name, experiment in experiments.available().items()
+            for found in [experiment.expanded()]
         ] + [
             {
                 "name": name,

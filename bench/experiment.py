@@ -4,24 +4,26 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import MISSING, dataclass, fields
 from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 import problems
 import solvers
 from bench.problem_file import find_family
 from problems import ProblemFamily
-from problems.specification import Specification
+from problems.specification import Specification, parse
 from problems.validation import explain, unknown
 from solvers import Budget, Solver
 
 DEFAULT = "quickstart"
+# The name that stands for everything there is.
+EVERY = "*"
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 
@@ -32,23 +34,43 @@ class Strict(BaseModel):
 
 
 class ProblemEntry(Strict):
-    """A problem by its family's name, or the path of a file that holds one."""
+    """A problem by its family's name, or the path of a file that holds one.
+
+    The name `*` stands for every family with its default parameters, but for those that another entry lists
+    so.
+    """
 
     name: str
     parameters: dict[str, Any] = {}
+
+    @model_validator(mode="after")
+    def _every_one_is_default(self) -> Self:
+        if self.name == EVERY and self.parameters:
+            raise ValueError('"*" stands for every problem with its default parameters; leave out parameters')
+        return self
 
 
 class SolverEntry(Strict):
     """A solver by name or path, shown as `label`, by default its name and settings.
 
-    `only_on` names the families it runs on, where its settings suit only those; entries for different
-    families may share a label.
+    `only_on` names what it runs on, where its settings suit only that: a family, `quadratic`, or one problem
+    of it, `quadratic:damping=10`; entries for different problems may share a label. The name `*` stands for
+    every solver that needs no settings, with its defaults; one that another entry lists with just these, for
+    the sake of a label, an order or `only_on`, is left to that entry.
     """
 
     name: str
     settings: dict[str, Any] = {}
     label: Annotated[str, Field(min_length=1)] | None = None
     only_on: tuple[str, ...] | None = None
+
+    @model_validator(mode="after")
+    def _every_one_is_default(self) -> Self:
+        if self.name == EVERY and (self.settings or self.label):
+            raise ValueError(
+                '"*" stands for every solver with its default settings; leave out settings and label'
+            )
+        return self
 
 
 class Experiment(Strict):
@@ -80,10 +102,31 @@ class Experiment(Strict):
         changed = {**self.model_dump(), **{key: value for key, value in changes.items() if value is not None}}
         return self.model_validate(changed)
 
+    def expanded(self) -> Self:
+        """The experiment with what `*` stands for in its place; ValueError for an unknown or wrong entry."""
+        families = [find_family(each.name, each.parameters) for each in self.problems if each.name != EVERY]
+        listed = [solvers.load(each.name, **each.settings) for each in self.solvers if each.name != EVERY]
+        every_problem = [ProblemEntry(name=name) for name in _unlisted(problems.available(), families)]
+        every_solver = _unlisted(solvers.available(), listed)
+        chosen_problems: list[ProblemEntry] = []
+        for problem in self.problems:
+            chosen_problems += every_problem if problem.name == EVERY else [problem]
+        chosen_solvers: list[SolverEntry] = []
+        for solver in self.solvers:
+            if solver.name == EVERY:
+                chosen_solvers += [SolverEntry(name=name, only_on=solver.only_on) for name in every_solver]
+            else:
+                chosen_solvers.append(solver)
+        changes = {"problems": tuple(chosen_problems), "solvers": tuple(chosen_solvers)}
+        return self.model_copy(update=changes)
+
 
 @dataclass(frozen=True)
 class Plan:
-    """An experiment whose every name and setting has been found and checked."""
+    """An experiment whose every name and setting has been found and checked, `*` expanded.
+
+    So run.json tells what ran, and a run does not go on with cells that a new solver has displaced.
+    """
 
     experiment: Experiment
     families: Mapping[str, ProblemFamily]  # by label
@@ -108,15 +151,19 @@ def plan(experiment: Experiment) -> Plan:
     innermost, so that those to be compared run side by side.
     """
     check_device(experiment.device)
+    experiment = experiment.expanded()
     families = find_families(experiment.problems)
     known = {*problems.available(), *(entry.name for entry in experiment.problems)}
-    chosen = [(entry, _load(entry, known)) for entry in experiment.solvers]
+    chosen = [
+        (entry, solvers.load(entry.name, **entry.settings), _runs_on(entry, known))
+        for entry in experiment.solvers
+    ]
     cells: list[PlannedCell] = []
     for seed in experiment.seeds:
         for problem, problem_entry in zip(families, experiment.problems, strict=True):
             taken: set[str] = set()
-            for solver_entry, solver in chosen:
-                if solver_entry.only_on is None or problem_entry.name in solver_entry.only_on:
+            for solver_entry, solver, runs_on in chosen:
+                if runs_on(problem_entry.name, problem):
                     name = solver_entry.label or str(solver)
                     if name in taken:
                         raise ValueError(f"the solver {name} is listed twice: remove one or label it")
@@ -178,11 +225,35 @@ def _parse(text: str, stem: str, where: str) -> Experiment:
         raise ValueError(f"{where}: {explain(error)}") from None
 
 
-def _load(entry: SolverEntry, known: set[str]) -> Solver:
-    for name in entry.only_on or ():
-        if name not in known:
-            raise ValueError(f"solver {entry.name}: only_on: {unknown('problem', name, known)}")
-    return solvers.load(entry.name, **entry.settings)
+def _unlisted(available: Mapping[str, type[Any]], listed: Iterable[object]) -> list[str]:
+    """The names of those that need no settings and are not `listed` with their defaults."""
+    listed = list(listed)
+    return [
+        name
+        for name, cls in available.items()
+        if all(
+            each.default is not MISSING or each.default_factory is not MISSING
+            for each in fields(cls)
+            if each.init
+        )
+        and cls() not in listed
+    ]
+
+
+def _runs_on(entry: SolverEntry, known: set[str]) -> Callable[[str, str], bool]:
+    """Whether the solver runs on a problem, by the name that it was asked for with and its label."""
+    if entry.only_on is None:
+        return lambda name, label: True
+    names, labels = set(), set()
+    for text in entry.only_on:
+        asked = parse(text)
+        if asked.name not in known:
+            raise ValueError(f"solver {entry.name}: only_on: {unknown('problem', asked.name, known)}")
+        if asked.settings:
+            labels.add(str(find_family(asked.name, asked.settings)))
+        else:
+            names.add(asked.name)
+    return lambda name, label: name in names or label in labels
 
 
 def check_device(device: str) -> None:

@@ -3,6 +3,8 @@ from pathlib import Path
 import pytest
 import torch
 
+import problems
+import solvers
 from bench.experiment import Experiment, available, load_experiment, plan
 from problems.specification import parse
 
@@ -70,9 +72,81 @@ def test_solvers_restricted_to_other_problems_drop_out() -> None:
     assert {cell.problem for cell in plan(changed).cells} == {"image_classifier"}
 
 
+def labels(change: dict) -> list[str]:
+    return [cell.solver_label for cell in plan(Experiment.model_validate(SMALL | change)).cells]
+
+
+def test_every_solver_is_those_that_need_no_settings() -> None:
+    found = labels({"solvers": [{"name": "*"}]})
+    assert found == [name for name in solvers.available() if name != "neumann"]
+
+
+def test_every_problem_is_every_family_with_default_parameters() -> None:
+    entries = [{"name": "*"}, {"name": "quadratic", "parameters": {"damping": 0.5}}]
+    planned = plan(Experiment.model_validate(SMALL | {"problems": entries}))
+    assert list(planned.families) == [*problems.available(), "quadratic(damping=0.5)"]
+
+
+def test_what_is_listed_with_its_defaults_is_not_there_twice() -> None:
+    entries = [
+        {"name": "*"},
+        {"name": "cg", "label": "conjugate gradients", "settings": {"tolerance": 1e-6}},
+        {"name": "cg", "settings": {"tolerance": 0.1}},
+        {"name": "exact", "only_on": ["softmax_regression"]},
+    ]
+    found = labels({"solvers": entries})
+    assert "cg" not in found
+    assert "exact" not in found
+    assert found[-2:] == ["conjugate gradients", "cg(tolerance=0.1)"]
+    assert len(found) == len(solvers.available()) - 3 + 2
+
+
+def test_every_solver_may_be_restricted_to_some_problems() -> None:
+    entries = [{"name": "*", "only_on": ["softmax_regression"]}, {"name": "cg"}]
+    assert labels({"solvers": entries}) == ["cg"]
+
+
+def test_the_plan_tells_what_every_one_stood_for() -> None:
+    """run.json is made of it: a run in which another solver would have a cell's number is not resumed."""
+    planned = plan(Experiment.model_validate(SMALL | {"solvers": [{"name": "*"}]}))
+    assert [entry.name for entry in planned.experiment.solvers] == [
+        cell.solver_label for cell in planned.cells
+    ]
+    assert planned.experiment.expanded() == planned.experiment
+
+
+def test_solvers_can_be_restricted_to_one_problem_of_a_family() -> None:
+    entries = [{"name": "quadratic"}, {"name": "quadratic", "parameters": {"damping": 10.0}}]
+    chosen = [
+        {"name": "neumann", "label": "neumann", "settings": {"step_size": step}, "only_on": [where]}
+        for where, step in [("quadratic:damping=0.01", 0.99), ("quadratic(damping=10)", 0.09)]
+    ]
+    planned = plan(Experiment.model_validate({"problems": entries, "solvers": chosen}))
+    found = [(cell.problem, cell.solver.step_size) for cell in planned.cells]  # type: ignore[attr-defined]
+    assert found == [("quadratic", 0.99), ("quadratic(damping=10)", 0.09)]
+
+
+def test_all_solvers_step_sizes_follow_from_the_spectra() -> None:
+    """1/(λ_max + λ), on every problem where H + λI is definite."""
+    planned = plan(load_experiment("solvers"))
+    steps = {c.problem: c.solver.step_size for c in planned.cells if c.solver.name == "neumann"}  # type: ignore[attr-defined]
+    assert set(planned.families) - set(steps) == {"image_classifier(curvature=hessian)"}
+    largest = {"quadratic": 1.0, "softmax_regression": 0.4587, "image_classifier": 1.9717}
+    for label, step in steps.items():
+        family = planned.families[label]
+        total = largest[family.name] + family.damping  # type: ignore[attr-defined]
+        assert step == pytest.approx(1 / total, rel=0.02), label
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        ({"solvers": [{"name": "*"}, {"name": "*"}]}, "is listed twice"),
+        ({"problems": [{"name": "*"}, {"name": "*"}]}, "is listed twice"),
+        ({"solvers": [{"name": "*", "settings": {"tolerance": 1}}]}, "default settings; leave out settings"),
+        ({"solvers": [{"name": "*", "label": "all"}]}, "default settings; leave out settings and label"),
+        ({"problems": [{"name": "*", "parameters": {"damping": 1}}]}, "default parameters; leave out"),
+        ({"solvers": [{"name": "cg", "only_on": ["quadratic:dampin=1"]}]}, "did you mean 'damping'"),
         ({"solvers": [{"name": "lisa"}]}, "no solver 'lisa'; did you mean 'lissa'"),
         ({"problems": [{"name": "quadratics"}]}, "no problem 'quadratics'; did you mean 'quadratic'"),
         ({"solvers": [{"name": "cg", "settings": {"tol": 1}}]}, "no setting 'tol'; did you mean 'tolerance'"),
