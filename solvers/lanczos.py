@@ -118,33 +118,34 @@ def krylov_space(problem: Problem, max_steps: int, generator: torch.Generator) -
     invariant; m < `max_steps` where H is 0, to rounding, on all that is beside it.
     """
     operator = problem.operator
-    basis = torch.empty(problem.size, max_steps, dtype=torch.float64, device=operator.device)
+    # A vector in one piece each.
+    basis = torch.empty(max_steps, problem.size, dtype=torch.float64, device=operator.device)
     diagonal: list[float] = []
     off_diagonal: list[float] = []
     largest, fresh = 0.0, True
-    direction = random_columns(problem, 1, generator)
+    direction = random_columns(problem, 1, generator)[:, 0]
     for step in range(max_steps):
         if fresh:
-            direction = orthonormal_rest(basis[:, :step], direction)
+            direction = orthonormal_rest(basis[:step].T, direction[:, None])[:, 0]
         product = (operator @ direction.to(operator.dtype)).to(torch.float64)
-        quotient = float((direction * product).sum())
-        basis[:, [step]] = direction
-        known = basis[:, : step + 1]
+        quotient = float(direction @ product)
+        basis[step] = direction
+        known = basis[: step + 1]
         operator.work.count_algebra(4 * known.numel())
         # Twice is enough (Kahan; Parlett 1998).
         for _ in range(2):
-            product = product - known @ (known.T @ product)
-        length = float(product.norm())
+            product = torch.addmv(product, known.T, known @ product, alpha=-1)
+        length = float(torch.linalg.vector_norm(product))
         largest = max(largest, abs(quotient), length)
         rounding = 10 * torch.finfo(operator.dtype).eps * largest
         if fresh and step and max(length, abs(quotient)) <= rounding:
             # A random vector beside the space that H takes to 0: there is nothing more.
-            basis = basis[:, :step]
+            basis = basis[:step]
             break
         fresh = length <= rounding or step + 1 == problem.size
         diagonal.append(quotient)
         off_diagonal.append(0.0 if fresh else length)
-        direction = random_columns(problem, 1, generator) if fresh else product / length
-    return basis, Tridiagonal(
+        direction = random_columns(problem, 1, generator)[:, 0] if fresh else product / length
+    return basis.T, Tridiagonal(
         torch.tensor(diagonal, dtype=torch.float64), torch.tensor(off_diagonal, dtype=torch.float64), 1.0
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -25,7 +26,7 @@ class Tridiagonal:
     off_diagonal: Tensor
     start_norm: float
 
-    @property
+    @cached_property
     def eigen(self) -> tuple[Tensor, Tensor]:
         """Ritz values (m,) ascending and their coordinates (m, m)."""
         inner = self.off_diagonal[:-1]
