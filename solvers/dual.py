@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import scipy.linalg.blas
 import torch
 from torch import Tensor
 
@@ -99,8 +100,26 @@ def _rows(operator: CurvatureOperator, first: int, last: int) -> Tensor:
 
 def add_gram(total: Tensor, rows: Tensor) -> None:
     """Add rows · rowsᵀ to `total`: its lower triangle alone is right, for half of the multiplications."""
+    if total.device.type == "cpu" and total.dtype == torch.float64:
+        _add_gram_by_blas(total, rows)
+        return
     for first in range(0, len(rows), BLOCK):
         total[first:, first : first + BLOCK].addmm_(rows[first:], rows[first : first + BLOCK].T)
+
+
+def _add_gram_by_blas(total: Tensor, rows: Tensor) -> None:
+    """BLAS has a routine for it, of which torch makes no use."""
+    # BLAS counts by columns: what is `total`'s lower triangle is its upper one.
+    if rows.T.is_contiguous():
+        factor, transposed = rows.numpy(), 0
+    else:
+        factor, transposed = rows.contiguous().numpy().T, 1
+    into = total if total.is_contiguous() else total.contiguous()
+    found = scipy.linalg.blas.dsyrk(
+        1.0, factor, beta=1.0, c=into.numpy().T, trans=transposed, lower=0, overwrite_c=1
+    )
+    if found.ctypes.data != total.data_ptr():
+        total.copy_(torch.from_numpy(found.T))
 
 
 def symmetric(lower: Tensor) -> Tensor:
