@@ -18,5 +18,5 @@ def powers_of_two(columns: Tensor) -> Tensor:
 def relative_norms(columns: Tensor, reference: Tensor) -> Tensor:
     """‖column‖/‖reference‖ for every column, shape (k,); ‖column‖ itself where the reference is 0."""
     scale = powers_of_two(reference)
-    norms = (reference / scale).norm(dim=0)
-    return (columns / scale).norm(dim=0) / norms.where(norms > 0, 1)
+    norms = torch.linalg.vector_norm(reference / scale, dim=0)
+    return torch.linalg.vector_norm(columns / scale, dim=0) / norms.where(norms > 0, 1)

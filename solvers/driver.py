@@ -156,7 +156,8 @@ class _Run:
         # overflows. All steps are judged in these units.
         self.scale = powers_of_two(self.b)
         # ‖b‖/λ, within which every solution lies.
-        self.limit = (self._scaled_rhs().norm(dim=0) / self.problem.damping).tolist()
+        lengths = torch.linalg.vector_norm(self._scaled_rhs(), dim=0)
+        self.limit = (lengths / self.problem.damping).tolist()
 
     def prepare(self, generator: torch.Generator) -> None:
         with self.setup:
