@@ -60,8 +60,12 @@ def render(
     figure_directory: Path,
     run: dict[str, Any],
     target: float,
+    profile: dict[str, Any] | None,
 ) -> str:
-    """The page as HTML, self-contained: style and figures are inside it."""
+    """The page as HTML, self-contained: style and figures are inside it.
+
+    `profile` is what profile_page makes of a performance profile, None where there is none.
+    """
     experiment = run.get("experiment") or {}
     return template("report.html.j2").render(
         title=experiment.get("title")
@@ -75,6 +79,7 @@ def render(
         counts=_counts(cells),
         target=target_text(target),
         recommendations=recommendations,
+        profile=profile,
         problems=[
             _problem(index, problem, cells, table, figures, figure_directory)
             for index, problem in enumerate(in_order(table["problem"]), start=1)

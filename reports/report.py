@@ -8,6 +8,8 @@ import pandas as pd
 from reports.figures import draw_figures, with_final_points
 from reports.folders import whole_folder
 from reports.page import render
+from reports.profile import profile
+from reports.profile_page import tell_profile
 from reports.recommendations import as_frame, recommend
 from reports.rows import clean_cells, clean_curves, target_error
 from reports.tables import comparison, write_tables
@@ -36,15 +38,18 @@ def build(cells: pd.DataFrame, curves: pd.DataFrame, run: dict[str, Any], direct
     cells = clean_cells(cells)
     judged = judge(cells, target)
     path = history(judged, clean_curves(curves))
-    table = comparison(cost_to_target(judged, path, target))
+    judged = cost_to_target(judged, path, target)
+    table = comparison(judged)
     recommendations = recommend(table, target)
     theory = verdicts(cells)
+    across = profile(judged, table)
 
     with whole_folder(directory, _PARTS) as fresh:
         write_tables(fresh / "tables", given, table, as_frame(recommendations), theory)
         figures = None
         if len(table):
             figures = draw_figures(fresh / "figures", with_final_points(path, judged), table, target)
-        html = render(cells, table, recommendations, theory, figures, fresh / "figures", run, target)
+        told = tell_profile(across, fresh, target) if across else None
+        html = render(cells, table, recommendations, theory, figures, fresh / "figures", run, target, told)
         (fresh / "index.html").write_text(html, encoding="utf-8")
     return Path(directory).resolve() / "index.html"

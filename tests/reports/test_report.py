@@ -148,6 +148,59 @@ def test_facts_that_are_no_object_are_shown_as_they_stand(blank_figures, built, 
     assert "facts not json" in Page(built([cell(facts="not json")])).text
 
 
+PROBLEMS = ("x", "y", "z")
+
+
+def test_three_problems_make_a_profile(blank_figures, built, cell, tmp_path):
+    """exact takes 16 throughout, auto 20 and so 1.25 ×, of which 8 for its measurement."""
+    told = '{"measurement_work": 8, "chosen": "cg(tolerance=0.1)", "why": "<cheap>"}'
+    cells = [cell("exact", problem) for problem in PROBLEMS]
+    cells += [cell("auto", problem, solve_work=10.0, diagnostics=told) for problem in PROBLEMS]
+    cells += [cell("kfac", problem, status="skipped", error=None) for problem in PROBLEMS]
+    html = built(cells)
+    page = Page(html)
+    text = page.text.replace("\xa0", " ")
+    for expected in (
+        "exact and auto are within 1.5 × of the best solver’s work on 3 of 3 problems, the most of all.",
+        "2 of 3 reach the target of 1 % on all of them: exact and auto.",
+        "auto takes 1.25 × in the median and 1.25 × at worst (on x), its measuring included",
+        "What auto chose", "x cg(tolerance=0.1) 12 8 exact 16 0.75 × 1.25 ×",
+        "auto, without its measurement 3 3 3 0.75 × 0.75 ×", "kfac 0 0 0 – –", "as one such product",
+    ):  # fmt: skip
+        assert expected in text
+    assert 'title="&lt;cheap&gt;"' in html
+    assert "#profile" in page.references
+    folder = tmp_path / "report"
+    assert (folder / "figures" / "profile.png").exists()
+    tables = {name: pd.read_csv(folder / "tables" / f"{name}.csv") for name in ("profile", "choices")}
+    assert tables["profile"]["curve"].tolist() == ["exact", "auto, without its measurement", "auto", "kfac"]
+    assert tables["choices"]["ratio_with"].tolist() == [1.25] * 3
+
+
+def test_a_choice_that_misses_counts_as_infinite(blank_figures, built, cell):
+    told = '{"measurement_work": 8}'
+    cells = [cell("exact", problem) for problem in PROBLEMS]
+    cells += [cell("auto", problem, diagnostics=told) for problem in PROBLEMS[:2]]
+    cells += [cell("auto", PROBLEMS[2], error=0.5, diagnostics=told)]
+    text = Page(built(cells)).text.replace("\xa0", " ")
+    assert "x – 8 8 exact 16 0.50 × 1.00 ×" in text
+    assert "z – – 8 exact 16 ∞ ∞" in text
+    assert "It does not reach the target on z, where another does" in text
+
+
+def test_profile_needs_no_solver_that_measures(blank_figures, built, cell, tmp_path):
+    text = Page(built([cell(solver, problem) for solver in ("a", "b") for problem in PROBLEMS])).text
+    assert "Across all problems" in text
+    assert "without its measurement" not in text
+    assert not (tmp_path / "report" / "tables" / "choices.csv").exists()
+
+
+def test_few_problems_make_no_profile(blank_figures, built, cell, tmp_path):
+    text = Page(built([cell(solver, problem) for solver in ("a", "b") for problem in "xy"])).text
+    assert "Across all problems" not in text
+    assert not (tmp_path / "report" / "figures" / "profile.png").exists()
+
+
 def test_tables_have_full_precision(blank_figures, built, cell, tmp_path):
     error = 0.001234567890123456
     built([cell(error=error), cell("bad", error=0.5)])
