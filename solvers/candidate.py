@@ -21,7 +21,7 @@ AFFORDABLE = 2.0
 # What holds of one column holds of others within so much.
 MARGIN = 0.8
 # A recurrence's residual is the true one where it is so many roundings times κ.
-FAR_FROM_ROUNDING = 1e3
+FAR_FROM_ROUNDING = 100.0
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,8 @@ class Candidate:
 
     `basis` says what the prediction rests on. `state` is what its `prepare` returned, if it is `prepared`;
     `answer` is there where the pilot found it. A Krylov solver is done where all residuals are within its
-    tolerance: those of its own recurrence where it is `trusted`, rounding being far below.
+    tolerance: those of its own recurrence where it is `trusted`, since rounding is far below or the error
+    can be seen.
     """
 
     solver: Solver
@@ -62,7 +63,8 @@ def krylov(
     solver: Solver = ConjugateGradient(tolerance, preconditioner)
     if survey.columns > 1:
         solver = BlockConjugateGradient(tolerance, preconditioner)
-    trusted = tolerance > FAR_FROM_ROUNDING * survey.condition * torch.finfo(survey.b.dtype).eps
+    rounding = survey.condition * torch.finfo(survey.b.dtype).eps
+    trusted = survey.sees_errors or tolerance > FAR_FROM_ROUNDING * rounding
     if not trusted:
         work += survey.product
     return Candidate(solver, work, basis, state, preconditioner != NONE, spent, trusted)

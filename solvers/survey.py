@@ -130,13 +130,18 @@ class Survey:
         rest = float(history.residuals[-1]) * self.target / float(history.errors[-1])
         return Piloted(expected, max(rest, SMALLEST), reached)
 
+    @property
+    def sees_errors(self) -> bool:
+        """Whether the solution of a column is known, of all data."""
+        return self.reference is not None and self.sample is self.problem
+
     def estimated_error(self, x: Tensor, before: Tensor) -> float | None:
         """The relative error of x (p, k), worst column, from how far each has come since `before`.
 
         What is left of the way is to what was last made of it as it is of the column that is known. None
         where none is, of all data.
         """
-        if self.reference is None or self.sample is not self.problem:
+        if not self.sees_errors:
             return None
         moved = relative_norms(x - before, x)
         if not float(moved[0]) > 0:
