@@ -76,26 +76,27 @@ class BlockConjugateGradient(Solver):
         x = torch.zeros_like(b)
         known = Certificate(b, self.tolerance, self.check_every)
         active = known.active()
-        if not len(active):
+        if not active.numel():
             yield Iterate(x, known.residual, known.converged)
             return
         # Residuals are Qσ · length, at first of norm 1: short columns are no combinations of long ones.
         length = known.norms[active]
         q, s, sigma = _orthonormal(b[:, active] / length, 1.0, state, problem)
-        while len(active):
+        while active.numel():
             product = damped_product(problem, s)
             inverse = _inverse(s, product, problem)
             x[:, active] += (s @ (inverse @ sigma)) * length
-            largest = float(q.norm(dim=0).max())
+            largest = float(torch.linalg.vector_norm(q, dim=0).max())
             q, z, zeta = _orthonormal(q - product @ inverse, largest, state, problem)
             s = torch.addmm(z, s, zeta.T)
             sigma = zeta @ sigma
             problem.operator.work.count_algebra(s.numel() * (2 * len(zeta.T) + len(active)))
-            places = known.to_check(active, (sigma if state is None else q @ sigma).norm(dim=0) * length)
-            if len(places):
+            norms = torch.linalg.vector_norm(sigma if state is None else q @ sigma, dim=0)
+            places = known.to_check(active, norms * length)
+            if places.numel():
                 _, lost = known.recompute(problem, x, active[places])
             yield Iterate(x, known.residual, known.converged)
-            if len(places):
+            if places.numel():
                 again = active[places[lost]]
                 keep = ~known.converged[active]
                 active, length, sigma = active[keep], length[keep], sigma[:, keep]
@@ -104,7 +105,7 @@ class BlockConjugateGradient(Solver):
                     true, _ = known.recompute(problem, x, active)
                     keep = ~known.converged[active]
                     active, true = active[keep], true[:, keep]
-                    length = true.norm(dim=0)
+                    length = torch.linalg.vector_norm(true, dim=0)
                     q, s, sigma = _orthonormal(true / length, 1.0, state, problem)
 
     @classmethod

@@ -43,7 +43,7 @@ class Certificate:
         self.tolerance = tolerance
         self.check_every = check_every
         self.b = b
-        self.norms = b.norm(dim=0)
+        self.norms = torch.linalg.vector_norm(b, dim=0)
         self.residual = (self.norms > 0).to(b.dtype)  # of x = 0, relative to ‖b‖
         self.converged = self.residual <= tolerance
         # Of the recurrence: where it claims the tolerance in vain it must reach half, by which the true
@@ -78,7 +78,7 @@ class Certificate:
         """b − (H + λI)x of `columns` (j,), shape (p, j), and which of them must start afresh (j,)."""
         said = self.residual[columns]
         true = self.b[:, columns] - damped_product(problem, x[:, columns])
-        found = true.norm(dim=0) / self.norms[columns]
+        found = torch.linalg.vector_norm(true, dim=0) / self.norms[columns]
         self.residual[columns] = found
         self.converged[columns] = within = found <= self.tolerance
         if within.all():

@@ -69,16 +69,16 @@ class LSMR(Solver):
         known = Certificate(b, self.tolerance, self.check_every)
         active = known.active()
         x = b / problem.damping
-        if not len(active):
+        if not active.numel():
             yield Iterate(torch.zeros_like(b), known.residual, known.converged)
             return
         now = _Bidiagonalisation.start(problem, columns_at(b, active))
         while True:
             places = known.to_check(active, now.zeta_bar.abs())
-            if len(places):
+            if places.numel():
                 true, lost = known.recompute(problem, x, active[places])
             yield Iterate(x, known.residual, known.converged)
-            if len(places):
+            if places.numel():
                 if lost.any():
                     # What is left is a system like the first, whose start is the residual over λ.
                     known.start_afresh(active[places[lost]])
@@ -86,7 +86,7 @@ class LSMR(Solver):
                     overwrite(now, places[lost], _Bidiagonalisation.start(problem, true[:, lost]))
                 keep = ~known.converged[active]
                 active, now = active[keep], select(now, keep)
-                if not len(active):
+                if not active.numel():
                     return
             direction, length = now.step(problem)
             advance(x, active, direction, length)
@@ -152,5 +152,5 @@ class _Bidiagonalisation:
 
 def _normalised(vectors: Tensor) -> tuple[Tensor, Tensor]:
     """The columns with norm 1, in place, and their norms; 0 stays 0."""
-    norms = vectors.norm(dim=0)
+    norms = torch.linalg.vector_norm(vectors, dim=0)
     return vectors.div_(norms.clamp_min(torch.finfo(norms.dtype).tiny)), norms

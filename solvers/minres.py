@@ -75,17 +75,18 @@ class MINRES(Solver):
         x = torch.zeros_like(b)
         known = Certificate(b, self.tolerance, self.check_every)
         active = known.active()
-        if not len(active):
+        if not active.numel():
             yield Iterate(x, known.residual, known.converged)
         now = _Recurrence.start(columns_at(b, active), state)
-        while len(active):
+        while active.numel():
             w, length = now.step(problem, state)
             advance(x, active, w, length)
-            places = known.to_check(active, now.phi if state is None else now.r.norm(dim=0))
-            if len(places):
+            norms = now.phi if state is None else torch.linalg.vector_norm(now.r, dim=0)
+            places = known.to_check(active, norms)
+            if places.numel():
                 true, lost = known.recompute(problem, x, active[places])
             yield Iterate(x, known.residual, known.converged)
-            if len(places):
+            if places.numel():
                 if lost.any():
                     known.start_afresh(active[places[lost]])
                     overwrite(now, places[lost], _Recurrence.start(true[:, lost], state))
@@ -144,8 +145,8 @@ class _Recurrence:
         self.largest = torch.maximum(self.largest, torch.hypot(torch.hypot(alpha, beta), self.beta))
         # The rotations before make ε, δ and γ̄ of Lanczos's (β, α, β'), the new one γ of γ̄ and β'.
         epsilon, self.epsilon = self.epsilon, self.sine * beta
-        delta = self.cosine * self.delta_bar + self.sine * alpha
-        gamma_bar = self.sine * self.delta_bar - self.cosine * alpha
+        delta = torch.addcmul(self.cosine * self.delta_bar, self.sine, alpha)
+        gamma_bar = torch.addcmul(self.sine * self.delta_bar, self.cosine, alpha, value=-1)
         self.delta_bar = -self.cosine * beta
         _check_regular(torch.hypot(gamma_bar, self.delta_bar), self.largest, problem)
         gamma = torch.hypot(gamma_bar, beta)
@@ -164,7 +165,7 @@ class _Recurrence:
 def _precondition(preconditioner: Preconditioner | None, q: Tensor) -> tuple[Tensor, Tensor]:
     """z = P⁻¹q and √(q·z). Breakdown where P is not positive definite."""
     if preconditioner is None:
-        return q, q.norm(dim=0)
+        return q, torch.linalg.vector_norm(q, dim=0)
     z = preconditioner.apply(q)
     inner = (q * z).sum(dim=0)
     if not all(value >= 0 for value in inner.tolist()):
