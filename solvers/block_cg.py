@@ -13,6 +13,7 @@ from problems import Problem
 from problems.validation import check_counts
 from solvers.krylov import (
     Certificate,
+    advance,
     damped_product,
     negative_curvature,
     not_positive_definite,
@@ -85,9 +86,9 @@ class BlockConjugateGradient(Solver):
         while active.numel():
             product = damped_product(problem, s)
             inverse = _inverse(s, product, problem)
-            x[:, active] += (s @ (inverse @ sigma)) * length
+            advance(x, active, s @ (inverse @ sigma), length)
             largest = float(torch.linalg.vector_norm(q, dim=0).max())
-            q, z, zeta = _orthonormal(q - product @ inverse, largest, state, problem)
+            q, z, zeta = _orthonormal(torch.addmm(q, product, inverse, alpha=-1), largest, state, problem)
             s = torch.addmm(z, s, zeta.T)
             sigma = zeta @ sigma
             problem.operator.work.count_algebra(s.numel() * (2 * len(zeta.T) + len(active)))
@@ -135,9 +136,9 @@ def _orthonormal(
     work, size, dtype = problem.operator.work, vectors.shape[0], vectors.dtype
     orthonormal, triangle = torch.linalg.qr(vectors)
     left, values, right = torch.linalg.svd(triangle, full_matrices=False)
-    kept = values > NOISE * torch.finfo(dtype).eps * max(largest, float(values[0]))
-    q, zeta = orthonormal @ left[:, kept], values[kept, None] * right[kept]
-    rank = q.shape[1]
+    sizes = values.tolist()  # in descending order
+    rank = sum(value > NOISE * torch.finfo(dtype).eps * max(largest, sizes[0]) for value in sizes)
+    q, zeta = orthonormal @ left[:, :rank], values[:rank, None] * right[:rank]
     work.count_algebra(size * vectors.shape[1] * (2 * vectors.shape[1] + rank))
     if preconditioner is None or not rank:
         return q, q, zeta
