@@ -84,7 +84,7 @@ def _loosest(routine: Callable[[Problem, slice, float], Tensor], problem: Proble
     """The largest of some settings with which every column's true residual is within the tolerance."""
     columns, setting = slice(0, width), TOLERANCE
     while (problem.residual(routine(problem, columns, setting), problem.columns(columns)) > TOLERANCE).any():
-        setting /= 1.5
+        setting /= 2
     return setting
 
 
