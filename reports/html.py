@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
+from markupsafe import Markup, escape
 
 from reports.formats import duration, setting
 
@@ -22,6 +23,7 @@ def template(name: str) -> Template:
         lstrip_blocks=True,
     )
     templates.filters["unbroken"] = _unbroken
+    templates.filters["breakable"] = _breakable
     return templates.get_template(name)
 
 
@@ -85,3 +87,8 @@ def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, str]:
 def _unbroken(text: str) -> str:
     """Keeps a number and its unit on one line."""
     return re.sub(r"(?<=\d) (?=%|×|(?:µs|ms|s|min|h)\b)", "\u00a0", text)
+
+
+def _breakable(label: str) -> Markup:
+    """Lets a narrow column break a solver's or a problem's label between its settings, not within a word."""
+    return Markup(re.sub(r"([(,=])", r"\1<wbr>", str(escape(label))))

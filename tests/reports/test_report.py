@@ -164,7 +164,7 @@ def test_three_problems_make_a_profile(blank_figures, built, cell, tmp_path):
         "exact and auto are within 1.5 × of the best solver’s work on 3 of 3 problems, the most of all.",
         "2 of 3 reach the target of 1 % on all of them: exact and auto.",
         "auto takes 1.25 × in the median and 1.25 × at worst (on x), its measuring included",
-        "What auto chose", "x cg(tolerance=0.1) 12 8 exact 16 0.75 × 1.25 ×",
+        "What auto chose", "x cg( tolerance= 0.1) 12 8 exact 16 0.75 × 1.25 ×",
         "auto, without its measurement 3 3 3 0.75 × 0.75 ×", "kfac 0 0 0 – –", "as one such product",
     ):  # fmt: skip
         assert expected in text
