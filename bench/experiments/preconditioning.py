@@ -57,7 +57,7 @@ class Preconditioning(Study):
     default_problems: ClassVar[tuple[str, ...]] = (
         "image_classifier:damping=1e-3",
         "image_classifier:damping=1e-4",
-        "image_classifier:damping=1e-4,num_queries=32",
+        "image_classifier:damping=1e-4,num_queries=20",
         "image_classifier:damping=1e-5",
         "softmax_regression:damping=1e-5",
     )

@@ -211,6 +211,19 @@ def test_auto_pays_for_no_column_twice() -> None:
     assert products < problem.operator.work.passes - before <= products + estimates + 200
 
 
+@pytest.mark.parametrize("chosen", [{"rank": 20}, {"remainder": 1.0}, {"max_rank": 24}])
+def test_tells_how_many_columns_it_multiplied_h_with(chosen: dict[str, object]) -> None:
+    problem = with_spectrum(power_law(300, 1.5), 1e-3)
+    seen: list[int] = []
+
+    class Watched(DenseOperator):
+        def _count(self, columns: int) -> None:
+            seen.append(columns)
+
+    watched = Problem("watched", Watched(dense(problem)[None]), problem.damping, problem.rhs)
+    assert prepared(watched, **chosen).diagnostics["products"] == sum(seen) > 0
+
+
 def test_float32_gives_what_float64_gives() -> None:
     one, other = (
         prepared(with_spectrum(power_law(60, 1.0), 0.01, dtype=dtype), rank=20)
