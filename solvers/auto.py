@@ -35,7 +35,7 @@ class Auto(Solver):
     counts the exact solve; b/λ and the diagonal where they may do. No look costs more than half of the best
     that is known. The cheapest by prediction runs, with the tolerance that the pilot found; where it
     breaks down, diverges or takes three times its predicted work, the next one does. Where H + λI is not
-    positive definite it is MINRES, to a residual of a tenth of the target, of which no error is known.
+    positive definite it is MINRES, piloted likewise, or the exact solve.
 
     `Solution.diagnostics`: `chosen` and `why`; `chosen_work`, `predicted_work` of it, and `measurement_work`,
     which is all else (gradient equivalents); `predictions` of every solver that was looked into. A budget of

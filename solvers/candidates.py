@@ -12,12 +12,13 @@ from solvers.cg import ConjugateGradient
 from solvers.diagonal import Diagonal
 from solvers.exact import Exact
 from solvers.identity import Identity
+from solvers.krylov_pilot import pilot
 from solvers.lissa import LiSSA
 from solvers.measured import MOST_PRODUCTS, NOISE_STEPS
 from solvers.minres import MINRES
 from solvers.preconditioner import NONE
 from solvers.solver import Breakdown, Divergence
-from solvers.survey import BLOCK, FIRST_LOOK, Piloted, Survey
+from solvers.survey import BLOCK, FIRST_LOOK, SMALLEST, Piloted, Survey
 from solvers.tuning import Wanted, make_plan
 
 # CG that seems to be beaten is followed until its pilot has cost the rival's work over this.
@@ -35,10 +36,10 @@ def ranked(survey: Survey) -> list[Candidate]:
     except Breakdown as reason:
         survey.facts["indefinite"] = str(reason)
         found = []
+    found += _exact(survey)
     if not survey.problem.operator.is_psd:
         # What CG has not met on one column it may on another.
-        found += _minres(survey)
-    found += _exact(survey)
+        found += _minres(survey, min((each.work for each in found), default=math.inf))
     return sorted(found, key=lambda each: each.work - each.spent)
 
 
@@ -122,9 +123,22 @@ def _lissa(survey: Survey, best: float) -> list[Candidate]:
     return [Candidate(solver, work, "b's spectral measure", state, prepared=True, spent=spent)]
 
 
-def _minres(survey: Survey) -> list[Candidate]:
-    """MINRES, of which no error is known, only the residual."""
-    return [Candidate(MINRES(rounded_down(survey.target / 10)), math.inf, "H may be indefinite")]
+def _minres(survey: Survey, best: float) -> list[Candidate]:
+    """MINRES, which needs no H + λI ≻ 0; where CG has not failed as a last resort, to a residual alone."""
+    to_a_residual = MINRES(rounded_down(survey.target / 10))
+    last = Candidate(to_a_residual, math.inf, "a residual, of which no error is known")
+    if "indefinite" not in survey.facts:
+        return [last]
+    try:
+        piloted = pilot(survey, MINRES(SMALLEST), None, 0.0, survey.product, best)
+    except Breakdown as reason:
+        survey.facts["minres"] = str(reason)
+        return [last]
+    if piloted is None:
+        return [last]
+    solver = MINRES(rounded_down(MARGIN * piloted.residual))
+    work, basis = piloted.steps * survey.product, "MINRES on one right-hand side"
+    return [Candidate(solver, work, basis, trusted=survey.sees_errors)]
 
 
 def _exact(survey: Survey) -> list[Candidate]:

@@ -4,26 +4,18 @@ from __future__ import annotations
 
 import math
 
-import torch
-from torch import Tensor
-
 from problems.operators.layers import find_layers
 from problems.operators.network import NetworkOperator
-from solvers.candidate import AFFORDABLE, MARGIN, PROMISING, Candidate, krylov
+from solvers.candidate import AFFORDABLE, PROMISING, Candidate, krylov
 from solvers.cg import ConjugateGradient
 from solvers.ekfac import EKFAC
+from solvers.krylov_pilot import FEWEST_STEPS, pilot
 from solvers.nystrom import Nystrom
-from solvers.solver import Breakdown, Solver, State
-from solvers.survey import PRECONDITIONED_BLOCK, SMALLEST, Piloted, Survey, distance
+from solvers.solver import Breakdown
+from solvers.survey import PRECONDITIONED_BLOCK, SMALLEST, Survey
 
-# Steps that the best of preconditioners leaves.
-FEWEST_STEPS = 3
 # Ranks that are considered are powers of 2, from 8 to 256.
 RANKS = [2**power for power in range(3, 9)]
-# Iterates of a pilot that are kept, by which its earlier errors are known.
-KEPT = 48
-# What has moved by less than this share of the target in the last third of its steps has arrived.
-STILL = 0.3
 
 
 def ekfac(survey: Survey, best: float) -> list[Candidate]:
@@ -76,37 +68,12 @@ def _preconditioned(survey: Survey, name: str, setup: float, best: float) -> lis
     alone = ConjugateGradient(SMALLEST, name)
     try:
         state, spent = survey.prepare(alone)
-        piloted = _pilot(survey, alone, state, best - spent)
+        step = survey.step(state.multiplications)
+        piloted = pilot(survey, alone, state, PRECONDITIONED_BLOCK, step, best - spent)
     except Breakdown as reason:
         survey.facts[name] = str(reason)
         return []
     if piloted is None:
         return []
-    steps = survey.steps(piloted.steps, PRECONDITIONED_BLOCK)
-    work = spent + steps * survey.step(state.multiplications)
+    work = spent + survey.steps(piloted.steps, PRECONDITIONED_BLOCK) * step
     return [krylov(survey, name, piloted, work, "the same on one right-hand side", state, spent)]
-
-
-def _pilot(survey: Survey, solver: Solver, state: State, best: float) -> Piloted | None:
-    """CG with a preconditioner on one column, until it is there; None where it would cost more than `best`.
-
-    Where the column's solution is not known it is what the iterates come to rest at.
-    """
-    kept: dict[int, tuple[Tensor, float]] = {0: (torch.zeros_like(survey.column), 1.0)}
-    found = solver.iterates(survey.sample, state, survey.column, survey.generator)
-    for step, iterate in enumerate(found, start=1):
-        assert iterate.residual is not None
-        x, residual = iterate.x.clone(), float(iterate.residual)
-        if survey.reference is not None:
-            if survey.error(x) <= MARGIN * survey.target:
-                return Piloted(step, residual, reached=True)
-        else:
-            kept = dict(list(kept.items())[:: 2 if len(kept) == KEPT else 1]) | {step: (x, residual)}
-            before = max(each for each in kept if 3 * each <= 2 * step)
-            if step >= FEWEST_STEPS and distance(kept[before][0], x) <= STILL * survey.target:
-                break
-        if survey.steps(step, PRECONDITIONED_BLOCK) * survey.step(state.multiplications) > best:
-            return None
-    survey.reference = x
-    there = min(each for each, (x, _) in kept.items() if survey.error(x) <= MARGIN * survey.target)
-    return Piloted(there, kept[there][1], reached=True)
