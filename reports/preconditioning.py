@@ -78,11 +78,11 @@ def _cg(rows: pd.DataFrame, targets: list[float]) -> dict[str, Any]:
 
 def _reached(row: pd.Series) -> dict[str, str]:
     if not math.isfinite(row["step"]):
-        return {"steps": ABSENT, "products": ABSENT, "ratio": ABSENT, "work": ABSENT}
+        return {"steps": ABSENT, "products": ABSENT, "ratio": "", "work": ABSENT}
     return {
         "steps": count(row["step"]),
         "products": count(row["all_products"]),
-        "ratio": f"{row['ratio']:.2f}" if not math.isnan(row["ratio"]) else "1",
+        "ratio": f"{row['ratio']:.2f}" if not math.isnan(row["ratio"]) else "",
         "work": count(row["work"]),
     }
 

@@ -1,6 +1,7 @@
 """What does a preconditioner save? The claims, whether they hold, and why not, from the numbers alone."""
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import pandas as pd
@@ -21,6 +22,8 @@ METHODS = {CG: "CG", LISSA: "LiSSA"}
 # What is claimed, in the order of the page, of problems from so large a κ on.
 CLAIMED = ((CG, "nystrom"), (CG, "ekfac"), (LISSA, "ekfac"))
 ILL_CONDITIONED = 1e4
+# LiSSA's target is a root mean square: of single runs one may end at twice.
+NEAR = 2.0
 _BADGES = {"holds": "holds", "shared": "undecided", "fails": "fails"}
 
 # The rows of P at a problem's targets, with the plain method's beside them.
@@ -62,19 +65,32 @@ def name_of(preconditioner: str) -> str:
 
 
 def findings(rows: pd.DataFrame) -> dict[str, str]:
-    """A paragraph on each claim."""
+    """A paragraph on each claim: how often it holds where κ is large, and what each problem has shown."""
     whole = table(rows)
     told = {}
     for each in CLAIMED:
-        sentences = [
-            _sentence(problem, pairs)
+        by_problem = {
+            problem: pairs
             for problem in in_order(whole["problem"])
             for pairs in [_pairs(whole[whole["problem"] == problem], *each)]
             if pairs
-        ]
-        if sentences:
-            told[claim(*each)] = " ".join(sentences)
+        }
+        if by_problem:
+            sentences = [_sentence(problem, pairs) for problem, pairs in by_problem.items()]
+            told[claim(*each)] = " ".join([*_tally(by_problem.values()), *sentences])
     return told
+
+
+def _tally(by_problem: Iterable[_Pairs]) -> list[str]:
+    """ "At κ ≥ 1e4 it holds in 2 of 6 cases, in 3 more if the set-up is shared." """
+    words = [
+        row["verdict"] for pairs in by_problem for row, _ in pairs if row["condition"] >= ILL_CONDITIONED
+    ]
+    if not words:
+        return []
+    shared = words.count("shared")
+    more = f", in {shared} more where more right-hand sides share the set-up" if shared else ""
+    return [f"At κ ≥ 1e4 it holds in {words.count('holds')} of {len(words)} cases{more}."]
 
 
 def verdicts(whole: pd.DataFrame) -> list[Verdict]:
@@ -104,17 +120,27 @@ def _pairs(own: pd.DataFrame, method: str, preconditioner: str) -> _Pairs:
 
 
 def _sentence(problem: str, pairs: _Pairs) -> str:
-    """ "toy (κ = 2.0e5): 0.21 and 0.50 at 5 % and 1 %; holds at 5 %, fails at 1 %." """
-    row = pairs[0][0]
+    """ "toy (κ = 2e5): 0.2 and 0.5 of plain CG's products to 5 % and 1 %; holds to 5 %, fails to 1 %." """
+    row, plain = pairs[0]
     ratios = listed([_times(each["ratio"], each["bounded"]) for each, _ in pairs])
-    words = [(_word(each), target_text(each["target"])) for each, _ in pairs]
-    clauses = [
-        f"{word} at {listed([target for own, target in words if own == word])}"
-        for word in in_order(word for word, _ in words)
-    ]
+    targets = listed([target_text(each["target"]) for each, _ in pairs])
+    what = "products" if row["method"] == CG else "steps"
+    measured = f"{ratios} of plain {METHODS[row['method']]}'s {what} to {targets}"
+    if plain["status"] in NO_ANSWER:
+        measured = (
+            f"{count(row['step'])} steps to {targets} where plain {METHODS[row['method']]} has no answer"
+        )
+    clauses = []
+    for word in in_order(each["verdict"] for each, _ in pairs):
+        own = [each for each, _ in pairs if each["verdict"] == word]
+        clause = f"{'holds' if word == 'shared' else word}"
+        if len(own) < len(pairs):
+            clause += f" to {listed([target_text(each['target']) for each in own])}"
+        if word == "shared":
+            clause += f" from {listed([count(each['break_even']) for each in own])} right-hand sides on"
+        clauses.append(clause)
     below = "" if row["condition"] >= ILL_CONDITIONED else ", less than it is claimed for"
-    alone = "plain gives no answer" if pairs[0][1]["status"] in NO_ANSWER else f"{ratios} of it"
-    return f"{problem} (κ = {number(row['condition'])}{below}): {alone}; {', '.join(clauses)}."
+    return f"{problem} (κ = {number(row['condition'])}{below}): {measured}; {', '.join(clauses)}."
 
 
 def _at_target(row: pd.Series, plain: pd.Series) -> AtTarget:
@@ -253,7 +279,8 @@ def _why_lissa(row: pd.Series, plain: pd.Series) -> str:
             "The batch grows: under P the step is kept by C·d(λ) examples, C what examples differ by, d(λ) = "
             f"{number(row['effective_dimension'])}."
         )
-    if row["work_ratio"] > 1:
+    # A run that ended far from its target would have taken much more.
+    if row["work_ratio"] > 1 and plain["error"] <= NEAR * row["target"]:
         most = "up to " if row["bounded"] else ""
         parts.append(f"So fewer steps are {most}{number(row['work_ratio'])} times the work.")
     return " ".join(parts)

@@ -111,6 +111,10 @@ def test_fewer_steps_for_more_work_are_told() -> None:
     rows = [lissa("none", 1000, work=100.0), lissa("ekfac", 100, work=250.0)]
     (verdict,) = verdicts(table(pd.DataFrame(rows)))
     assert verdict.why == "So fewer steps are 2.50 times the work."
+    for error, told in ((0.06, "So fewer steps are up to 2.50 times the work."), (0.2, "")):
+        rows[0]["error"] = error
+        (verdict,) = verdicts(table(pd.DataFrame(rows)))
+        assert verdict.why == f"Plain LiSSA is at {100 * error:.2g} % after 1,000 steps. {told}".strip()
 
 
 def test_why_a_preconditioner_fails() -> None:
@@ -151,9 +155,31 @@ def test_findings_name_each_claim_with_its_ratios() -> None:
     ]  # fmt: skip
     assert findings(pd.DataFrame(rows)) == {
         "EK-FAC-PCG takes at most ⅓ of plain CG's products": (
-            "tiny (κ = 10,000): 0.10 and 0.50 of it; holds at 5 %, fails at 0.01 %. "
-            "mild (κ = 50, less than it is claimed for): 0.50 of it; fails at 5 %."
+            "At κ ≥ 1e4 it holds in 1 of 2 cases. "
+            "tiny (κ = 10,000): 0.10 and 0.50 of plain CG's products to 5 % and 0.01 %; holds to 5 %, fails "
+            "to 0.01 %. mild (κ = 50, less than it is claimed for): 0.50 of plain CG's products to 5 %; "
+            "fails."
         )
+    }
+
+
+def test_findings_name_how_many_right_hand_sides_must_share_a_set_up() -> None:
+    rows = [
+        PLAIN, row("none", 180, 1e-4),
+        row("nystrom", 20, setup_products=50.0), row("nystrom", 50, 1e-4, setup_products=50.0),
+        lissa("none", 0, status="breakdown", error=NAN), lissa("ekfac", 100),
+    ]  # fmt: skip
+    # 50 ≤ 10 k from k = 5 on; 50 + 4·50 > 240, and 50 ≤ 10 k likewise.
+    assert findings(pd.DataFrame(rows)) == {
+        "Nyström-PCG takes at most ⅓ of plain CG's products": (
+            "At κ ≥ 1e4 it holds in 0 of 2 cases, in 2 more where more right-hand sides share the set-up. "
+            "tiny (κ = 10,000): 0.36 and 0.35 of plain CG's products to 5 % and 0.01 %; holds from 5 and 5 "
+            "right-hand sides on."
+        ),
+        "EK-FAC-LiSSA takes at most ⅓ of plain LiSSA's steps": (
+            "At κ ≥ 1e4 it holds in 1 of 1 cases. tiny (κ = 10,000): 100 steps to 5 % where plain LiSSA has "
+            "no answer; holds."
+        ),
     }
 
 
@@ -209,6 +235,6 @@ def test_page_has_the_numbers(tmp_path, monkeypatch) -> None:
     assert (
         "130 of 360 (0.36) products, 50 of them set-up; 20 of 90 (0.22) steps; work 200 of 540 (0.37)" in text
     )
-    assert "Nyström rank 50 100 7 0.100 – 10 50 80 20 130 0.36 200" in text
+    assert "Nyström rank 50 100 [0.100 – 10] 7 50 80 20 130 0.36 200" in text
     assert "breakdown: no good" in text
     assert "plain finished 2.5 % met 1,000 1,000 8 2 0.100 5 0 3 6,000 cheap" in text
