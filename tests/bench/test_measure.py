@@ -30,7 +30,7 @@ def test_a_row_says_what_the_solution_says() -> None:
     assert row["condition_number"] == pytest.approx((1 + 0.01) / (1 / 6 + 0.01))
     assert json.loads(row["problem_parameters"])["dimension"] == 6
     settings = json.loads(row["solver_settings"])
-        assert settings == {"tolerance": 1e-8, "preconditioner": "none", "check_every": 50}
+    assert settings == {"tolerance": 1e-8, "preconditioner": "none", "check_every": 50}
     assert list(curve["step"]) == [record.step for record in solution.history]
     assert row["peak_memory_bytes"] > 0 or math.isnan(row["peak_memory_bytes"])
 
