@@ -15,6 +15,7 @@ from solvers import Status, solve
 from solvers.diagonal import Diagonal, DiagonalInverse
 from solvers.geometry import PreconditionedOperator, preconditioned
 from solvers.lissa import LiSSA
+from solvers.nystrom import Nystrom
 from solvers.preconditioner import ApproximateInverse, Preconditioner, as_preconditioner
 
 LAMBDA = 0.1
@@ -117,6 +118,17 @@ def test_the_better_the_preconditioner_the_fewer_steps() -> None:
     assert found.error is not None
     assert found.error.max() <= 0.1
     assert found.steps < without.steps / 3
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_where_the_preconditioner_is_exact_it_ends_at_once(seed: int) -> None:
+    # At full rank P = H + λI, and the start P⁻¹b is the solution; of a few of the examples it is not.
+    problem = problems.load("quadratic", dimension=60, damping=1e-3)
+    solution = solve(problem, LiSSA(preconditioner=Nystrom(rank=60)), seed=seed)
+    assert solution.status is Status.FINISHED
+    assert solution.steps == 1
+    assert solution.error is not None
+    assert float(solution.error.max()) <= LiSSA.target
 
 
 def test_momentum_and_averaging_are_what_they_say() -> None:
