@@ -29,9 +29,13 @@ class Calls:
     def inputs(self, index: int, dtype: torch.dtype) -> Tensor:
         """a of layer `index`, (m, T, columns), the positions of all its calls."""
         layer = self.layers[index]
+        # A layer that only some examples reach may not be called at all.
         rows = [
-            layer.input_rows(taken.detach(), given, self.examples)
-            for taken, given in zip(self.taken[index], self.given[index], strict=True)
+            self.outputs.new_zeros(self.examples, 0, layer.columns),
+            *(
+                layer.input_rows(taken.detach(), given, self.examples)
+                for taken, given in zip(self.taken[index], self.given[index], strict=True)
+            ),
         ]
         return torch.cat(rows, dim=1).to(dtype)
 
@@ -47,10 +51,14 @@ class Calls:
         )
         return [[next(filled) for _ in values] for values in self.given]
 
-    def rows(self, index: int, gradients: list[Tensor], dtype: torch.dtype) -> Tensor:
-        """g of layer `index`, (r, m, T, outputs), the positions of all its calls."""
+    def rows(self, index: int, gradients: list[Tensor], count: int, dtype: torch.dtype) -> Tensor:
+        """g of layer `index`, (r, m, T, outputs) of r = `count` rows, the positions of all its calls."""
         layer = self.layers[index]
-        return torch.cat([layer.output_rows(each, self.examples) for each in gradients], dim=2).to(dtype)
+        rows = [
+            self.outputs.new_zeros(count, self.examples, 0, layer.outputs),
+            *(layer.output_rows(each, self.examples) for each in gradients),
+        ]
+        return torch.cat(rows, dim=2).to(dtype)
 
 
 def forward(function: ModelFunction, layers: tuple[Layer, ...], inputs: Inputs, examples: int) -> Calls:

@@ -7,21 +7,21 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
-from torch.func import vjp, vmap
+from torch.func import vjp
 
-from problems.model_function import ModelFunction
 from problems.operators.curvature import Batch, OutputRoot
 from problems.operators.layer_calls import Calls, forward
 from problems.operators.layers import FoundLayers, Layer
-from problems.operators.micro_batches import LARGEST_PASS, is_out_of_memory
+from problems.operators.micro_batches import LARGEST_PASS
 from problems.operators.network import NetworkOperator
+from problems.operators.squared_rows import row_chunks
 from problems.precision import multiplying
 from problems.work import BACKWARD_COST
 
 # Relative disagreement of two ways to a gradient, beyond which a layer does something else as well.
 LARGEST_DISAGREEMENT = {torch.float64: 1e-6, torch.float32: 1e-2}
 LARGEST_DISAGREEMENT_IN_BF16 = 0.2
-# Of what a pass holds at once, layers' inputs and gradients are about this share.
+# Of what a pass holds at once, layers' inputs and gradients are about one in so many.
 SHARE = 4
 
 
@@ -72,43 +72,38 @@ class LayerPasses:
 
     def run(self, visit: Callable[[Rows], None], size: int) -> None:
         """Call `visit` with the rows of all examples, in batches of at most `size`; (1 + 2r)/3."""
-        operator = self.operator
-        for positions in operator.passes(self._size(size)):
-            with multiplying(operator.function.precision):
-                batch = operator.batch(positions)
-                calls = forward(operator.function, self.layers, batch.inputs, len(positions))
+        for positions in self.operator.passes(self._size(size)):
+            self._visit(visit, positions)
+
+    def _visit(self, visit: Callable[[Rows], None], positions: Tensor) -> None:
+        operator, count = self.operator, len(positions)
+        with multiplying(operator.function.precision):
+            batch = operator.batch(positions)
+            calls = forward(operator.function, self.layers, batch.inputs, count)
+            if count == 1 or all(len(each) == count for values in calls.given for each in values):
                 with torch.no_grad():
                     dtype = operator.dtype
                     inputs = [calls.inputs(index, dtype) for index in range(len(self.layers))]
                     visit(Rows(inputs, self._gradients(calls, batch)))
+                return
+        # A layer that only some of them reach: whose rows are whose shows one by one.
+        for alone in positions.split(1):
+            self._visit(visit, alone)
 
     def count(self) -> None:
         """Count one pass as work."""
         self.operator.work.count_product(self.rank, self.operator.num_draws, BACKWARD_COST)
 
     def diagonal(self, names: list[str]) -> Tensor:
-        """The diagonal of mean RᵀR for the parameters `names`, in float64 and their order."""
-        block = self.operator.restricted(names)
-        self.count()
-
-        def total(size: int) -> Tensor:
-            found = torch.zeros(block.shape[0], dtype=torch.float64, device=block.device)
-            room = block.micro_batches.keep_bytes // (SHARE * block.shape[0] * block.dtype.itemsize)
-            together = max(1, min(size, room))
-            for positions in block.passes(together):
-                chunk = max(1, room // len(positions))
-                batch = block.batch(positions)
-                with multiplying(block.function.precision):
-                    found += squared_rows(block.function, self._root, batch, chunk, self.joint)
-            return found / block.num_draws
-
-        return block.micro_batches.run(block.num_draws, total)
+        """The diagonal of mean RᵀR for the parameters `names`, in their order."""
+        return self.operator.restricted(names).diagonal(self.joint)
 
     def _gradients(self, calls: Calls, batch: Batch) -> Iterator[list[Tensor]]:
         vectors = self._root(calls.outputs.detach(), batch)
         for part in row_chunks(vectors, batch, self._chunk(calls.examples), self.joint):
             by_layer = calls.gradients(part)
-            yield [calls.rows(index, each, self.operator.dtype) for index, each in enumerate(by_layer)]
+            dtype, count = self.operator.dtype, len(part)
+            yield [calls.rows(index, each, count, dtype) for index, each in enumerate(by_layer)]
 
     def _size(self, size: int) -> int:
         """How many examples together, of at most `size`."""
@@ -193,50 +188,6 @@ class LayerPasses:
         if function.precision != "full":
             allowed = LARGEST_DISAGREEMENT_IN_BF16
         return bool((found - wanted).norm() <= allowed * wanted.norm())
-
-
-def squared_rows(function: ModelFunction, root: OutputRoot, batch: Batch, chunk: int, joint: bool) -> Tensor:
-    """Σ of the squares of all rows of R of a batch's examples, `chunk` of them at a time; (p,), float64."""
-
-    def one(*values: Tensor) -> Tensor:
-        example = batch.filled([value[None] for value in values])
-        outputs, pullback = vjp(lambda p: function.outputs(p, example.inputs), function.parameters)  # type: ignore[misc]
-        vectors = root(outputs, example)
-        squares = [
-            function.flatten(vmap(pullback)(part)[0]).square().sum(dim=1)
-            for part in row_chunks(vectors, example, chunk, joint)
-        ]
-        return torch.stack(squares).sum(dim=0)
-
-    values = batch.tensors()
-
-    def one_by_one() -> Tensor:
-        each = (one(*(value[index] for value in values)) for index in range(len(batch.targets)))
-        return torch.stack([squares.to(torch.float64) for squares in each]).sum(dim=0)
-
-    if len(batch.targets) == 1:
-        return one_by_one()
-    try:
-        return vmap(one)(*values).to(torch.float64).sum(dim=0)
-    except RuntimeError as error:
-        if is_out_of_memory(error):
-            raise
-        # A network that looks at its data to choose its way.
-        return one_by_one()
-
-
-def row_chunks(vectors: Tensor, batch: Batch, chunk: int, joint: bool) -> Iterator[Tensor]:
-    """What rows are pulled back from, of vectors l (r, m, ...): at most `chunk` at a time, (c, m, ...).
-
-    Of sequences, (r, m, T, C), unless `joint` each with one token's vector alone, r·T in all.
-    """
-    if joint or batch.weights.ndim == 1:
-        yield from vectors.split(chunk)
-        return
-    for vector in vectors:
-        for tokens in torch.arange(batch.weights.shape[1], device=vectors.device).split(chunk):
-            alone = torch.nn.functional.one_hot(tokens, batch.weights.shape[1]).to(vectors.dtype)
-            yield vector * alone.reshape(len(tokens), 1, -1, *(1,) * (vector.ndim - 2))
 
 
 def _one_example_each(outputs: Tensor) -> Tensor:

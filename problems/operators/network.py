@@ -30,6 +30,7 @@ from problems.operators.micro_batches import (
 from problems.operators.recording import Linearised, Recorder, block_size
 from problems.operators.roots import example_roots, pull_back, push_forward
 from problems.operators.sampled_targets import SampledTargets
+from problems.operators.squared_rows import squared_rows
 from problems.operators.tokens import Draw, draw_tokens, token_weights
 from problems.precision import multiplying
 from problems.validation import check_counts
@@ -279,6 +280,29 @@ class NetworkOperator(CurvatureOperator):
 
         with multiplying(self.function.precision):
             return self.micro_batches.run(len(self.indices), all_examples) / len(self.indices) ** 0.5
+
+    def diagonal(self, joint: bool = False) -> Tensor:
+        """The diagonal of H, shape (p,): rows of its root by the handful, or p products where it has none.
+
+        With `joint` all tokens of a sequence go into one row: right in the mean for labels that are drawn.
+        """
+        root = self.curvature.output_root(self.loss)
+        if root is None:
+            return super().diagonal()
+        rank = self.root_rank // (self.shared.length if joint else 1)
+        self.work.count_product(rank, self.num_draws, BACKWARD_COST)
+        # Of what is kept at once, a row and what it is computed of are about a quarter.
+        room = max(1, self.micro_batches.keep_bytes // (4 * self.shape[0] * self.dtype.itemsize))
+
+        def total(size: int) -> Tensor:
+            found = torch.zeros(self.shape[0], dtype=torch.float64, device=self.device)
+            for positions in self.passes(max(1, min(size, room))):
+                with multiplying(self.function.precision):
+                    chunk = max(1, room // len(positions))
+                    found += squared_rows(self.function, root, self.batch(positions), chunk, joint)
+            return found / self.num_draws
+
+        return self.micro_batches.run(self.num_draws, total).to(self.dtype)
 
     def _root(self) -> OutputRoot:
         root = self.curvature.output_root(self.loss)

@@ -79,6 +79,23 @@ class Positions(nn.Module):
         return self.layer(parts).reshape(count, 6)
 
 
+class Experts(nn.Module):
+    """Of two layers each example reaches one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.other = nn.Linear(6, 6), nn.Linear(6, 6)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        chosen = (hidden.detach() * torch.arange(6)).sum(dim=1) > 0
+        found = torch.zeros_like(hidden)
+        for mask, layer in ((chosen, self.one), (~chosen, self.other)):
+            if mask.any():
+                places = mask.nonzero().flatten()
+                found = found.index_add(0, places, layer(hidden[places]))
+        return found
+
+
 def network(model: nn.Module, features: int = 6, count: int = 7, loss: str = "cross_entropy") -> Small:
     generator = torch.Generator().manual_seed(1)
     inputs = torch.randn(count, features, generator=generator, dtype=torch.float64)
@@ -189,6 +206,20 @@ def test_batches_and_chunks_change_nothing(name: str) -> None:
     assert passes._size(100) == passes._chunk(1) == 1
     for found, expected in zip(matrices(passes, size=100), whole, strict=True):
         close(found, expected)
+
+
+def test_layers_that_only_some_examples_reach() -> None:
+    """Alone an example leaves one uncalled; in a batch each is called with fewer rows than examples."""
+    given = between(Experts())
+    operator = given.operator(GaussNewton())
+    passes = passes_of(operator)
+    reached = {layer.name for layer in passes.layers}
+    check_blocks(operator, passes, given.gauss_newton())
+    # Whatever the first two examples show of it.
+    passes.together = True
+    for found, expected in zip(matrices(passes), matrices(passes_of(operator)), strict=True):
+        close(found, expected)
+    assert len(reached) >= 3
 
 
 @pytest.mark.parametrize("name", ["mlp", "batch norm", "tokens", "same"])
