@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from problems import Problem
-from solvers.candidate import MARGIN, Candidate
+from solvers.candidate import Candidate
 from solvers.candidates import ranked
 from solvers.solver import Breakdown, Divergence, Example, Iterate, Solver, State
 from solvers.survey import Survey
@@ -32,16 +32,17 @@ class Auto(Solver):
     CG on one column, on at most 2048 draws of the data, shows the spectrum as b weighs it: how many steps
     lead to the target, by Gauss–Radau quadrature (Golub & Meurant 2010, § 6.2), and at which residual. Where
     they are many it looks into CG with EK-FAC and with Nyström, into self-tuned LiSSA where the data are, and
-    counts the exact solve; b/λ and the diagonal where they may do. No look costs more than half of the best
-    that is known. The cheapest by prediction runs, with the tolerance that the pilot found; where it
-    breaks down, diverges or takes three times its predicted work, the next one does. Where H + λI is not
-    positive definite it is MINRES, piloted likewise, or the exact solve.
+    counts the exact solve; b/λ and the diagonal where they may do. A look is taken once CG's own pilot has
+    cost as much, if it costs no more than half of the best that is known. The cheapest by prediction runs,
+    with the tolerance that the pilot found; where it breaks down, diverges or takes three times its predicted
+    work, the next one does. Where H + λI is not positive definite it is MINRES, piloted likewise, or the
+    exact solve.
 
     `Solution.diagnostics`: `chosen` and `why`; `chosen_work`, `predicted_work` of it, and `measurement_work`,
     which is all else (gradient equivalents); `predictions` of every solver that was looked into. A budget of
     `solve` is first looked at after the pilot. Of one column the error is known, of the others it is
-    estimated, from how far they still move. Memory: two iterates beside what the chosen solver takes, and up
-    to 48 of one column.
+    estimated, from how far they still move. Memory: b and two iterates beside what the chosen solver takes,
+    and up to 48 vectors.
     """
 
     target: float = 0.05
@@ -128,21 +129,18 @@ def _run(survey: Survey, candidate: Candidate, generator: torch.Generator, last:
     before = work.passes
     if not candidate.prepared:
         state = solver.prepare(problem, generator)
-    path = deque([torch.zeros_like(survey.b)], maxlen=APART)
+    path: deque[Tensor] = deque(maxlen=APART)
     for iterate in solver.iterates(problem, state, problem.columns(), generator):
         yield iterate
-        if candidate.trusted and goal is not None and _within(iterate, goal):
-            error = survey.estimated_error(iterate.x, path[0])
-            if error is None or error <= MARGIN * survey.target:
+        if candidate.trusted and goal is not None and iterate.residual is not None:
+            residual = float(iterate.residual.max())
+            earlier = path[0] if len(path) == APART else None
+            if residual <= goal and survey.is_there(iterate.x, earlier, residual):
                 return
         path.append(iterate.x.clone())
         taken = candidate.spent + work.equivalents(work.passes - before)
         if not last and taken > PATIENCE * candidate.work and not _converged(iterate):
             raise Breakdown(f"took {taken:.3g} gradient equivalents, and is not there")
-
-
-def _within(iterate: Iterate, goal: float) -> bool:
-    return iterate.residual is not None and bool((iterate.residual <= goal).all())
 
 
 def _converged(iterate: Iterate) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -18,6 +19,9 @@ from solvers.survey import Piloted, Survey
 PROMISING = 1.5
 # and where the look costs no more than the best one known over this.
 AFFORDABLE = 2.0
+# CG that seems to be beaten is followed until its pilot has cost the rival's work over this, and no other
+# solver's pilot costs more than so many times CG's while CG is not there.
+FAIR = 4.0
 # What holds of one column holds of others within so much.
 MARGIN = 0.8
 # A recurrence's residual is the true one where it is so many roundings times κ.
@@ -47,6 +51,17 @@ class Candidate:
         return str(self.solver)
 
 
+@dataclass(frozen=True)
+class Look:
+    """What is to be found out of another solver: what that costs, and how, given the best work known.
+
+    `take` may raise NotYet, to be asked again when CG's pilot has gone on.
+    """
+
+    cost: Callable[[Survey], float]
+    take: Callable[[Survey, float], list[Candidate]]
+
+
 def krylov(
     survey: Survey,
     preconditioner: str,
@@ -57,8 +72,9 @@ def krylov(
     spent: float = 0.0,
 ) -> Candidate:
     """CG, a block of columns together where there are several, to the residual that one column had."""
-    # ‖e‖ ≤ ‖r‖/λ and ‖x‖ ≥ ‖b‖/(λ_max + λ): no column needs less than the target over κ.
-    enough = max(now.residual, survey.target / survey.condition)
+    # ‖e‖ ≤ ‖r‖/λ and ‖x‖ ≥ ‖b‖/(λ_max + λ): no column needs less than the target over κ. CG's residual may
+    # be large while its error is small, on one column and not on another.
+    enough = min(survey.target, max(now.residual, survey.target / survey.condition))
     tolerance = rounded_down(MARGIN * enough)
     solver: Solver = ConjugateGradient(tolerance, preconditioner)
     if survey.columns > 1:

@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 
 from problems.work import BACKWARD_COST
 from solvers import pilot as pilots
-from solvers import preconditioned_candidates
-from solvers.candidate import AFFORDABLE, MARGIN, Candidate, krylov, rounded_down
+from solvers.candidate import AFFORDABLE, FAIR, MARGIN, Candidate, Look, krylov, rounded_down
 from solvers.cg import ConjugateGradient
 from solvers.diagonal import Diagonal
 from solvers.exact import Exact
 from solvers.identity import Identity
-from solvers.krylov_pilot import pilot
+from solvers.krylov_pilot import KrylovPilot, NotYet
 from solvers.lissa import LiSSA
 from solvers.measured import MOST_PRODUCTS, NOISE_STEPS
 from solvers.minres import MINRES
+from solvers.preconditioned_candidates import PRECONDITIONED
 from solvers.preconditioner import NONE
 from solvers.solver import Breakdown, Divergence
 from solvers.survey import BLOCK, FIRST_LOOK, SMALLEST, Piloted, Survey
 from solvers.tuning import Wanted, make_plan
 
-# CG that seems to be beaten is followed until its pilot has cost the rival's work over this.
-FAIR = 4.0
 # (diag H + λ)⁻¹b is looked at where b/λ is no more than so far off.
 CLOSE = 0.5
 # It has no residual to be watched, and other columns may be twice as far off.
@@ -44,22 +43,29 @@ def ranked(survey: Survey) -> list[Candidate]:
 
 
 def _definite(survey: Survey) -> list[Candidate]:
-    """CG, and whatever may be worth a look beside it. Breakdown where H + λI is not positive definite."""
+    """CG, and whatever may be worth a look beside it. Breakdown where H + λI is not positive definite.
+
+    A look is taken once CG's own pilot has cost as much: until then what CG needs is not known well.
+    """
     plain = survey.conjugate_gradients()
     now = next(plain)
     if survey.alone and now.reached:
         return [_plain(survey, now)]
     known = _exact(survey)
     found: list[Candidate] = []
-    looks = (_without_products, preconditioned_candidates.ekfac, preconditioned_candidates.nystrom, _lissa)
-    for look in looks:
-        found += look(survey, min(each.work for each in [_plain(survey, now), *known, *found]))
-    while not now.reached:
+    looks = [Look(_only_once_solved, _without_products), *PRECONDITIONED, Look(_cost_of_lissa, _lissa)]
+    while True:
+        for look in tuple(looks):
+            if now.reached or look.cost(survey) <= survey.pilot_work:
+                best = min(each.work for each in [_plain(survey, now), *known, *found])
+                with contextlib.suppress(NotYet):
+                    found += look.take(survey, best)
+                    looks.remove(look)
         rival = min((each.work - each.spent for each in [*found, *known]), default=math.inf)
-        if _plain(survey, now).work > rival and FAIR * survey.pilot_work > rival:
-            break
+        beaten = _plain(survey, now).work > rival and FAIR * survey.pilot_work > rival
+        if now.reached or beaten:
+            return [_plain(survey, now), *found]
         now = next(plain)
-    return [_plain(survey, now), *found]
 
 
 def _plain(survey: Survey, now: Piloted) -> Candidate:
@@ -92,11 +98,18 @@ def _without_products(survey: Survey, best: float) -> list[Candidate]:
     return [Candidate(solver, spent, "its error on one right-hand side", state, prepared=True, spent=spent)]
 
 
+def _only_once_solved(survey: Survey) -> float:
+    return math.inf
+
+
+def _cost_of_lissa(survey: Survey) -> float:
+    return (min(MOST_PRODUCTS, survey.problem.size) + 3 * NOISE_STEPS) * survey.look
+
+
 def _lissa(survey: Survey, best: float) -> list[Candidate]:
     """LiSSA with settings of its own choice, where what they are measured by is cheap beside the rest."""
     operator = survey.problem.operator
-    products = min(MOST_PRODUCTS, survey.problem.size) + 3 * NOISE_STEPS
-    if AFFORDABLE * products * survey.look > best:
+    if AFFORDABLE * _cost_of_lissa(survey) > best:
         return []
     solver = LiSSA(target=survey.target)
     try:
@@ -130,7 +143,7 @@ def _minres(survey: Survey, best: float) -> list[Candidate]:
     if "indefinite" not in survey.facts:
         return [last]
     try:
-        piloted = pilot(survey, MINRES(SMALLEST), None, 0.0, survey.product, best)
+        piloted = KrylovPilot(survey, MINRES(SMALLEST), None).run(0.0, survey.product, best)
     except Breakdown as reason:
         survey.facts["minres"] = str(reason)
         return [last]

@@ -37,7 +37,8 @@ class ConjugateGradient(Solver):
 
     Converges for H + λI ≻ 0 with energy-norm error ≤ 2((√κ − 1)/(√κ + 1))ᵗ after t steps, κ being that of
     P⁻¹(H + λI) under a `preconditioner` P ≻ 0. A step is one product over all data, of which columns that
-    have converged drop out, and one with P⁻¹. Memory: 5 vectors for each column, 6 with P.
+    have converged drop out, and one with P⁻¹. Memory: 7 vectors for each column, b and a
+    product among them, 10 with P.
 
     `preconditioner`: "jacobi", "nystrom", "ekfac", any solver that gives a matrix near H + λI, or a function
     V (p, k) ↦ P⁻¹V; its set-up is added.

@@ -28,10 +28,10 @@ class DataInf(Solver):
 
     By Sherman and Morrison's formula (b − mean gᵢ(gᵢᵀb)/(λ + ‖gᵢ‖²))/λ. It takes H for the empirical Fisher
     matrix, drops what lies between modules, and puts the mean of inverses in place of the inverse of the
-    mean: exact for the empirical Fisher matrix of one module and one example. 0 ⪯ P⁻¹ ⪯ 1/λ, so that
-    ‖x − x*‖ ≤ ‖b‖/λ for H ⪰ 0; it tends to 0 where λ ≫ H and λ ≫ ‖gᵢ‖², where b/λ does too. A sequence's gᵢ
-    is that of its mean loss. `layer_damping` "heuristic" is the paper's 0.1 · mean ‖gᵢ‖²/d for a module of
-    d parameters, in place of λ.
+    mean: exact for the empirical Fisher matrix of one module and one example. Under the given damping
+    0 ⪯ P⁻¹ ⪯ 1/λ, so that ‖x − x*‖ ≤ ‖b‖/λ for H ⪰ 0; it tends to 0 where λ ≫ H and λ ≫ ‖gᵢ‖², where b/λ does
+    too. A sequence's gᵢ is that of its mean loss. `layer_damping` "heuristic" is the paper's
+    0.1 · mean ‖gᵢ‖²/d for a module of d parameters, in place of λ.
 
     Per call: one gradient of every example, 1 gradient equivalent, twice for "heuristic", and 2np
     multiplications for each column. Memory: a block of gradients within `memory_gib`, one at least.

@@ -57,7 +57,7 @@ class Diagonal(Solver):
 
     @classmethod
     def examples(cls, problem: Problem) -> Sequence[Example]:
-        # P⁻¹b − x* = P⁻¹(H − diag H)x*, and P ⪰ λ.
+        # P⁻¹b − x* = P⁻¹(H − diag H)x*.
         assert problem.eigenvalues is not None
         matrix = problem.operator.to(torch.float64).dense()
         beside = matrix - matrix.diagonal().diag()

@@ -6,7 +6,7 @@ import math
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -71,11 +71,13 @@ def solve(
     """
     budget = Budget(max_steps, max_work, max_seconds)
     b = problem.columns(columns)
+    # What the solver sees: no more right-hand sides than it is to solve.
+    asked = problem if columns is None else replace(problem, rhs=b)
     # The reference is computed before any clock runs.
     compare = compare and problem.reference is not None
-    run = _Run(problem, solver, b, columns, budget, compare, on_record)
+    run = _Run(problem, asked, solver, b, columns, budget, compare, on_record)
     try:
-        reason = solver.skip(problem)
+        reason = solver.skip(asked)
         if reason:
             return Solution(None, Status.SKIPPED, str(reason))
         run.prepare(_generator(seed, stream=0))
@@ -136,6 +138,7 @@ class _Run:
     """One solve under way."""
 
     problem: Problem
+    asked: Problem
     solver: Solver
     b: Tensor
     columns: slice | None
@@ -161,11 +164,11 @@ class _Run:
 
     def prepare(self, generator: torch.Generator) -> None:
         with self.setup:
-            self.state = self.solver.prepare(self.problem, generator)
+            self.state = self.solver.prepare(self.asked, generator)
 
     def iterate(self, generator: torch.Generator) -> None:
         """Pull iterates until the solver ends, has converged, has spent its budget or runs away."""
-        iterates = self.solver.iterates(self.problem, self.state, self._scaled_rhs(), generator)
+        iterates = self.solver.iterates(self.asked, self.state, self._scaled_rhs(), generator)
         try:
             self._pull(iterates)
         finally:

@@ -36,13 +36,14 @@ class EKFAC(Solver):
     the layer's block of H in the Frobenius norm, K-FAC's included. Layers, other parameters, `labels`,
     `num_samples` and `layer_damping` (Grosse et al. take "heuristic") are as for kfac.
 
-    With exact labels 0 ⪯ Ĥ ⪯ λ_max for the Gauss–Newton and the Fisher matrices, so that ‖x − x*‖ ≤
-    λ_max/(λ_max + λ) · ‖b‖/λ; otherwise ‖b‖/λ for H ⪰ 0, and no bound for the Hessian, which is taken for the
-    Gauss–Newton matrix. Exact for one linear layer under squared loss. Set-up: twice (1 + 2r)/3 gradient
-    equivalents for r rows, three times where there are other parameters, 10(d³) multiplications for each
-    factor's eigenvectors (float64) and to rotate rows; then 2·out·in·(out + in) for each layer and column.
-    Memory: 8(in² + out²) bytes a layer and 48 of its widest squared; 2.4 GiB for ResNet-50, 4.2 GiB for
-    OPT-125M.
+    With exact labels and the given damping 0 ⪯ Ĥ ⪯ λ_max for the Gauss–Newton and the Fisher matrices, so
+    that ‖x − x*‖ ≤ λ_max/(λ_max + λ) · ‖b‖/λ; with sampled ones ‖b‖/λ for H ⪰ 0, and no bound for the
+    Hessian, which is taken for the Gauss–Newton matrix. Exact for one linear layer under squared loss.
+
+    Set-up: twice (1 + 2r)/3 gradient equivalents for r rows, three times where there are other parameters,
+    10(d³) multiplications for each factor's eigenvectors (float64) and to rotate rows; then
+    2·out·in·(out + in) for each layer and column. Memory: 8(in² + out²) bytes a layer and 48 of its widest
+    squared; 2.4 GiB for ResNet-50, 4.2 GiB for OPT-125M.
     """
 
     labels: Labels = "auto"

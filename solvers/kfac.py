@@ -43,11 +43,13 @@ class KFAC(Solver):
     sequence. Fisher matrices always keep their own; the Hessian is taken for the Gauss–Newton matrix.
     `layer_damping` "heuristic" is 0.1 times the mean eigenvalue of each layer in place of λ.
 
-    Ĥ ⪰ 0, so that ‖x − x*‖ ≤ ‖b‖/λ for H ⪰ 0, with equality at worst: how near Ĥ is to H no theory says.
-    Exact for one linear layer under squared loss. Set-up: (1 + 2r)/3
-    gradient equivalents for r rows, twice that where there are other parameters, and 10(d³) multiplications
-    for each factor's eigenvectors (float64); then 2·out·in·(out + in) for each layer and column. Memory:
-    8(in² + out²) bytes a layer and 48 of its widest squared; 2.4 GiB for ResNet-50, 4.2 GiB for OPT-125M.
+    Ĥ ⪰ 0, so that ‖x − x*‖ ≤ ‖b‖/λ for H ⪰ 0 under the given damping, with equality at worst: how near Ĥ is
+    to H no theory says. Exact for one linear layer under squared loss.
+
+    Set-up: (1 + 2r)/3 gradient equivalents for r rows, twice that where there are other parameters, and
+    10(d³) multiplications for each factor's eigenvectors (float64); then 2·out·in·(out + in) for each layer
+    and column. Memory: 8(in² + out²) bytes a layer and 48 of its widest squared; 2.4 GiB for ResNet-50,
+    4.2 GiB for OPT-125M.
     """
 
     labels: Labels = "auto"

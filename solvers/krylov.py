@@ -110,7 +110,7 @@ def not_positive_definite(lowest: float) -> Breakdown:
     """The Breakdown for a residual r with r·P⁻¹r = `lowest` · ‖r‖²."""
     return Breakdown(
         f"the preconditioner is not positive definite: r·P⁻¹r is {lowest:.3g} ‖r‖² for a residual r. "
-        "Choose another preconditioner, or none"
+        "Choose another preconditioner, use float64 if this is rounding, or none"
     )
 
 

@@ -176,7 +176,7 @@ def _check_positive_definite(curvature: Tensor, direction: Tensor, running: Tens
         raise Breakdown(
             f"H + λI is not positive definite: λ = {damping:g}, and H has an eigenvalue of at most "
             f"{lowest - damping:.3g}. Raise damping above {damping - lowest:.3g} at least, or use "
-            "scipy_minres"
+            "minres"
         )
 
 

@@ -71,7 +71,7 @@ class Lanczos(Solver):
         if not lowest + problem.damping > 0:
             raise Breakdown(
                 f"H has a Ritz value of {lowest:.3g}, so H + λI is not positive definite: raise damping "
-                f"above {-lowest:.3g} at least, or use scipy_minres"
+                f"above {-lowest:.3g} at least, or use minres"
             )
         order = values.abs().argsort(descending=True)
         couplings = (reduced.residuals.square() / (problem.damping * (values + problem.damping)))[order]

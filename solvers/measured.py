@@ -131,6 +131,6 @@ def _extremes(operator: CurvatureOperator, damping: float, generator: torch.Gene
         raise Breakdown(
             f"H is indefinite: it has an eigenvalue of at most {smallest:.3g}, so that with λ = {damping:g} "
             "H + λI is not positive definite and LiSSA diverges. Raise damping above "
-            f"{found.smallest_residual - smallest:.3g}, use the Gauss–Newton matrix, or scipy_minres"
+            f"{found.smallest_residual - smallest:.3g}, use the Gauss–Newton matrix, or minres"
         )
     return found

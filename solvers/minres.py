@@ -42,7 +42,7 @@ class MINRES(Solver):
     Every column has its own recurrence, all share each product. Converges for every non-singular H + λI with
     κ = max |σ_i + λ| / min |σ_i + λ|: after t steps ‖r‖ ≤ 2((κ − 1)/(κ + 1))^⌊t/2⌋ ‖b‖, and where H + λI ≻ 0
     2((√κ − 1)/(√κ + 1))ᵗ ‖b‖ (Greenbaum 1997, § 3.1). A step is one product over all data, of which columns
-    that have converged drop out. Memory: 9 vectors for each column, 10 with a preconditioner.
+    that have converged drop out. Memory: 9 vectors for each column, 12 with a preconditioner.
 
     `preconditioner` P ≻ 0, as of `cg`: the bounds are then those of P^-½(H + λI)P^-½, for ‖P^-½r‖.
 

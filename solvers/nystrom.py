@@ -74,7 +74,7 @@ class Nystrom(Solver):
         sketch = Sketch(problem, generator)
         if self.rank != "auto":
             sketch.grow(min(self.rank, problem.size))
-            return sketch.inverse(0.0 if sketch.rank == problem.size else None)
+            return sketch.inverse(sketch.noise if sketch.rank == problem.size else None)
         most = min(self.max_rank, problem.size, self._rank_that_fits(problem))
         allowed = self.remainder * problem.damping
         sketch.grow(min(FIRST_RANK, most))
@@ -120,6 +120,8 @@ class Sketch:
         self.image = self.test
         self.basis = self.test
         self.values = self.test[0]
+        # What the products' rounding leaves of ‖H − Ĥ‖, at least.
+        self.noise = 0.0
         self.products = 0  # columns that H was multiplied with
 
     @property
@@ -160,14 +162,15 @@ class Sketch:
         orthonormal, triangle = torch.linalg.qr(self.image)
         small = triangle @ (directions[:, seen] / energies[seen].sqrt())
         left, singular, _ = torch.linalg.svd(small, full_matrices=False)
+        self.noise = noise
         self.basis = orthonormal @ left
         self.values = singular.square()
         self.operator.work.count_algebra(4 * self.problem.size * rank**2 + 20 * rank**3)
 
     def estimate_remainder(self) -> float:
-        """‖H − Ĥ‖ from below, by power iteration (Algorithm E.1); 0 without products where Ĥ = H."""
+        """‖H − Ĥ‖ from below, by power iteration (Algorithm E.1); rounding alone where Ĥ = H."""
         if self.rank == self.problem.size:
-            return 0.0
+            return self.noise
         vector = random_columns(self.problem, 1, self.generator)
         length = 0.0
         for _ in range(POWER_STEPS):
@@ -179,7 +182,7 @@ class Sketch:
             length = max(length, float(vector.norm()))
             if length == 0:
                 break
-        return length
+        return max(length, self.noise)
 
     def inverse(self, estimate: float | None) -> LowRankInverse:
         """(Ĥ + λ)⁻¹, with what is known of H − Ĥ."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from problems import Problem
 from problems.specification import parse
 from problems.validation import unknown
 from problems.work import Work
-from solvers.solver import Solver
+from solvers.solver import Breakdown, Solver
 
 Apply = Callable[[Tensor], Tensor]
 # What a setting `preconditioner` may be: a solver by name, as in "nystrom" or "nystrom(rank=50)", or itself;
@@ -85,8 +86,10 @@ def as_preconditioner(setting: Preconditioning) -> Solver | Apply | None:
         if not type(setting).preconditions:
             raise ValueError(f"the solver {setting.name} gives no matrix to precondition with")
         return setting
-    if not callable(setting):
-        raise ValueError(f"preconditioner is {setting!r}; it must be a name, a solver or a function")
+    if inspect.isclass(setting) or not callable(setting):
+        raise ValueError(
+            f"preconditioner is {setting!r}; it must be a name, a solver or a function (not a class)"
+        )
     return setting
 
 
@@ -103,5 +106,30 @@ def prepare(setting: Preconditioning, problem: Problem, generator: torch.Generat
     if found is None:
         return None
     if not isinstance(found, Solver):
-        return Preconditioner(found, None)
-    return Preconditioner.of(found.prepare(problem, generator), problem.operator.work)
+        return Preconditioner(_checked(found), None)
+    try:
+        return Preconditioner.of(found.prepare(problem, generator), problem.operator.work)
+    except Breakdown as reason:
+        raise Breakdown(f"its preconditioner, {found}: {reason}; or use none") from None
+
+
+def _checked(function: Apply) -> Apply:
+    """`function`, of which every answer is seen to be one; ValueError otherwise."""
+
+    def apply(vectors: Tensor) -> Tensor:
+        version = vectors._version
+        found = function(vectors)
+        wanted = f"{tuple(vectors.shape)}, {vectors.dtype}, on {vectors.device}"
+        if not isinstance(found, Tensor):
+            wrong = f"returns {type(found).__name__}; {wanted} is needed"
+        elif (found.shape, found.dtype, found.device) != (vectors.shape, vectors.dtype, vectors.device):
+            wrong = f"returns {tuple(found.shape)}, {found.dtype}, on {found.device}; {wanted} is needed"
+        elif vectors._version != version:
+            wrong = "writes to the vectors it is given: return new ones"
+        elif not torch.isfinite(found).all():
+            wrong = "returns NaN or inf"
+        else:
+            return found
+        raise ValueError(f"the function given as preconditioner {wrong}")
+
+    return apply

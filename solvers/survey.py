@@ -30,6 +30,8 @@ MOST_STEPS = 1000
 ENOUGH = 0.5
 # λ_min(H + λI) is taken to be this share of the smallest Ritz value where H is not ⪰ 0.
 SHORT = 0.5
+# What is told of an error must be below this share of the target.
+CERTAIN = 0.8
 # No residual is followed further than this.
 SMALLEST = 1e-12
 # A block's steps over those of one column are k to this power: measured at 0.53 for 4 columns and 0.33 for 16
@@ -76,6 +78,8 @@ class Survey:
         self.reference: Tensor | None = None
         # H's Ritz values, descending.
         self.ritz = torch.zeros(0, dtype=torch.float64)
+        # By name what preconditioners have prepared, the work that took, and their pilot.
+        self.pilots: dict[str, tuple[Any, float, Any]] = {}
         self.facts: dict[str, Any] = {}
 
     @property
@@ -85,7 +89,9 @@ class Survey:
 
     @property
     def condition(self) -> float:
-        """κ of H + λI as the pilot shows it, H ⪰ 0."""
+        """κ of H + λI as the pilot shows it, H ⪰ 0; ∞ where it shows nothing."""
+        if not len(self.ritz):
+            return math.inf
         return max(0.0, float(self.ritz[0])) / self.problem.damping + 1
 
     def conjugate_gradients(self) -> Iterator[Piloted]:
@@ -135,18 +141,21 @@ class Survey:
         """Whether the solution of a column is known, of all data."""
         return self.reference is not None and self.sample is self.problem
 
-    def estimated_error(self, x: Tensor, before: Tensor) -> float | None:
-        """The relative error of x (p, k), worst column, from how far each has come since `before`.
+    def is_there(self, x: Tensor, before: Tensor | None, residual: float) -> bool:
+        """Whether x (p, k) is within the target, as far as can be told; `residual` is the worst column's.
 
-        What is left of the way is to what was last made of it as it is of the column that is known. None
-        where none is, of all data.
+        For certain where κ times the residual is. Else by how far each column has come since `before`, some
+        steps ago: what is left of the way is to that as it is of the column whose solution is known. Where
+        none is, of all data, nothing speaks against it.
         """
-        if not self.sees_errors:
-            return None
+        if residual * self.condition <= CERTAIN * self.target or not self.sees_errors:
+            return True
+        if before is None:
+            return False
         moved = relative_norms(x - before, x)
         if not float(moved[0]) > 0:
-            return None
-        return float(moved.max() / moved[0]) * self.error(x[:, :1])
+            return True
+        return float(moved.max() / moved[0]) * self.error(x[:, :1]) <= CERTAIN * self.target
 
     def error(self, x: Tensor) -> float:
         """How far x (p, 1) is from the first column's solution."""

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from problems import Problem
 from problems.scaling import relative_norms
+from problems.validation import check_counts
 from solvers.measured import Measured, measure_curvature
 from solvers.solver import Breakdown, Iterate, Solver, check_positive
 from solvers.tuning import MOST_STEPS
@@ -23,9 +24,10 @@ FRACTION = 0.25
 LONGEST = 8.0
 # The inner loop is lengthened where an epoch has not brought the residual below this share of what it was.
 ENOUGH = 0.5
-# Epochs of the longest inner loop without progress; then rounding is to blame, or the step where the residual
-# is above FAR, which rounding never is.
-PATIENCE = 4
+# Epochs of the longest inner loop that leave PROGRESS of the best residual or more; then rounding is to
+# blame, or the step where the residual is above FAR, which rounding never is.
+PATIENCE = 8
+PROGRESS = 0.999
 FAR = 1e-2
 # After an epoch that made the residual so many times larger the step is halved, too.
 WORSE = 10.0
@@ -59,8 +61,10 @@ class SVRG(Solver):
             if isinstance(value, str):
                 if value != "auto":
                     raise ValueError(f'{name} is {value!r}; it must be a number or "auto"')
+            elif name == "step_size":
+                check_positive(step_size=value)
             else:
-                check_positive(**{name: value})
+                check_counts(**{name: value})
 
     @property
     def columns_are_independent(self) -> bool:
@@ -91,7 +95,7 @@ class SVRG(Solver):
             yield Iterate(x, residual, converged, facts)
             if bool(converged.all()):
                 return
-            stalled = stalled + 1 if length >= longest and worst > 0.95 * best else 0
+            stalled = stalled + 1 if length >= longest and worst > PROGRESS * best else 0
             if not worst <= WORSE * best or (stalled > PATIENCE and worst > FAR):
                 halvings, stalled = halvings + 1, 0
                 if halvings > HALVINGS:

@@ -229,7 +229,7 @@ class Measuring:
             note += f"; steps are those to a residual of {target:g}, which says little of the error"
         return PredictedSolver(
             "MINRES",
-            f"scipy_minres:tolerance={target:g}",
+            f"minres:tolerance={target:g}",
             done,
             0.0,
             None if done is None else (done + 1) * product,

@@ -132,6 +132,29 @@ def test_it_gets_there(
     assert error(solution) <= 2 * target
 
 
+@pytest.mark.parametrize("num_examples", [10, 5000])
+@pytest.mark.parametrize("seed", range(3))
+def test_columns_that_are_not_like_the_first(num_examples: int, seed: int) -> None:
+    """Of the first a tenth as much lies along the largest eigenvalues, where its residual stays large."""
+    generator = torch.Generator().manual_seed(seed)
+    size, top = 40, 5
+    values = torch.cat(
+        [1e4 * torch.linspace(1, 0.2, top), 0.02 * torch.rand(size - top, generator=generator)]
+    )
+    basis = torch.linalg.qr(torch.randn(size, size, generator=generator, dtype=torch.float64))[0]
+    matrix = (basis * values.double()) @ basis.T
+    weights = 0.5 + torch.rand(num_examples, 1, 1, generator=generator, dtype=torch.float64)
+    operator = problems.DenseOperator(weights / weights.mean() * (matrix + matrix.T) / 2)
+    parts = []
+    for columns in (basis[:, top:], basis[:, :top]):
+        drawn = columns @ torch.randn(columns.shape[1], 3, generator=generator, dtype=torch.float64)
+        parts.append(drawn / drawn.norm(dim=0))
+    flat, steep = parts
+    steep[:, 0] *= 0.1
+    solution = auto(Problem("unlike", operator, 1.0, flat + steep))
+    assert error(solution) <= 0.05
+
+
 def test_its_accounts_add_up() -> None:
     for problem in (ill_conditioned(3), dense_problem(random_psd_examples(300, 80, seed=0), 0.02, 4)):
         found = auto(problem)

@@ -1,3 +1,4 @@
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -259,3 +260,32 @@ def test_solves_whatever_it_is_preconditioned_with(
     assert solution.x is not None
     expected = torch.linalg.solve(damped_matrix(problem), problem.columns())
     torch.testing.assert_close(solution.x, expected, rtol=0, atol=1e-6 * float(expected.abs().max()))
+
+
+@pytest.mark.parametrize(
+    ("function", "why"),
+    [
+        (lambda v: v[:, 0], "returns \\(30,\\)"),
+        (lambda v: v.float(), "torch.float32"),
+        (lambda v: v.div_(2.0), "writes to the vectors"),
+        (lambda v: v * float("nan"), "NaN or inf"),
+        (lambda v: None, "returns NoneType"),
+    ],
+)
+@pytest.mark.parametrize("name", ["cg", "block_cg", "minres"])
+def test_a_function_that_is_no_preconditioner_is_told_why(name: str, function: object, why: str) -> None:
+    problem = dense_problem(random_psd_examples(40, 30, seed=0), 0.1)
+    solution = solve(problem, solvers.load(name, preconditioner=function))
+    assert solution.status is Status.FAILED
+    assert re.search(why, solution.reason), solution.reason
+
+
+def test_a_preconditioner_that_breaks_down_is_named() -> None:
+    matrix = torch.diag(torch.linspace(-1, 1, 10, dtype=torch.float64))
+    problem = problems.Problem(
+        "indefinite", problems.DenseOperator.from_matrix(matrix), 0.1, torch.ones(10, 1).double()
+    )
+    solution = solve(problem, solvers.load("minres", preconditioner="jacobi"))
+    assert solution.status is Status.BREAKDOWN
+    assert solution.reason.startswith("its preconditioner, diagonal: ")
+    assert "use none" in solution.reason

@@ -300,3 +300,25 @@ def test_what_products_prepare_for_later_ones_is_set_up(
     solution = solve(problem, Scripted(script, count=3))
     assert solution.solve_seconds == 3
     assert solution.setup_seconds == 5
+
+
+def test_a_solver_sees_no_more_right_hand_sides_than_it_is_to_solve() -> None:
+    seen = []
+
+    class Looks(Solver):
+        """Looks at the problem."""
+
+        def skip(self, problem: Problem) -> str | None:
+            seen.append(problem.num_columns)
+            return None
+
+        def prepare(self, problem: Problem, generator: torch.Generator) -> None:
+            seen.append(problem.num_columns)
+
+        def iterates(self, problem, state, b, generator):  # type: ignore[no-untyped-def]
+            seen.append(problem.num_columns)
+            yield Iterate(torch.zeros_like(b))
+
+    problem = dense_problem(random_psd_examples(10, 4, seed=0), 0.1, columns=5)
+    assert solve(problem, Looks(), columns=slice(1, 3)).error is not None
+    assert seen == [2, 2, 2]

@@ -169,6 +169,7 @@ def test_momentum_converges_up_to_its_edge_and_not_beyond(momentum: float) -> No
         ({"preconditioner": "cg"}, "no preconditioner 'cg'"),
         ({"preconditioner": "jacobi(rank=3)"}, "rank"),
         ({"preconditioner": 3}, "must be a name, a solver or a function"),
+        ({"preconditioner": Nystrom}, "not a class"),
     ],
 )
 def test_bad_settings(settings: dict[str, object], message: str) -> None:

@@ -171,9 +171,8 @@ def test_a_tolerance_below_rounding_is_a_breakdown_not_a_lie_nor_a_loop() -> Non
     assert "use float64" in solution.reason
 
 
-@pytest.mark.parametrize("sign", [-1.0, float("nan")])
-def test_a_preconditioner_that_is_not_positive_definite_is_a_breakdown(sign: float) -> None:
-    solution = solve(indefinite_problem(), MINRES(preconditioner=lambda vectors: sign * vectors))
+def test_a_preconditioner_that_is_not_positive_definite_is_a_breakdown() -> None:
+    solution = solve(indefinite_problem(), MINRES(preconditioner=lambda vectors: -vectors))
     assert solution.status is Status.BREAKDOWN
     assert "the preconditioner is not positive definite" in solution.reason
 

@@ -119,7 +119,8 @@ def test_at_full_rank_it_is_the_exact_solve(size: int, extra: int) -> None:
     assert solution.x is not None
     torch.testing.assert_close(solution.x, expected, rtol=1e-10, atol=0)
     assert solution.diagnostics["sketch"] == size
-    assert solution.diagnostics["remainder"] == 0
+    # Nothing is left but rounding.
+    assert solution.diagnostics["remainder"] <= 1e-14 * float(problem.operator.dense().norm()) + 1e-300
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
@@ -181,7 +182,7 @@ def test_auto_stops_at_max_rank_and_at_what_memory_holds() -> None:
     assert prepared(problem, max_rank=24).diagnostics["rank"] == 24
     assert prepared(problem, memory_gib=32 * 100 * 40.5 / 2**30).diagnostics["sketch"] == 40
     # At p Ĥ is H, and nothing needs to be estimated.
-    assert prepared(problem).diagnostics["remainder"] == 0
+    assert prepared(problem).diagnostics["remainder"] <= 1e-13 * float(problem.operator.dense().norm())
 
 
 def test_work_is_products_and_algebra_by_count() -> None:

@@ -228,7 +228,7 @@ def test_indefinite_gets_minres_and_the_damping_that_would_do() -> None:
     assert not found.definite
     assert found.settings == ()
     assert [each.name for each in found.solvers] == ["MINRES"]
-    assert found.recommendation.solver == "scipy_minres"
+    assert found.recommendation.solver == "minres"
     warning = found.warnings[0]
     lowest, safe = (
         float(re.search(pattern, warning)[1])  # type: ignore[index]
