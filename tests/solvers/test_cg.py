@@ -158,10 +158,10 @@ def test_the_tolerance_is_of_the_2_norm_whatever_the_preconditioner() -> None:
         assert (true_residuals(problem, solution.x) <= tolerance * (1 + 1e-9)).all()
 
 
-@pytest.mark.parametrize("sign", [-1.0, 0.0, float("nan")])
-def test_a_preconditioner_that_is_not_positive_definite_is_a_breakdown() -> None:
+@pytest.mark.parametrize("sign", [-1.0, 0.0])
+def test_a_preconditioner_that_is_not_positive_definite_is_a_breakdown(sign: float) -> None:
     problem = diagonal_problem([1.0, 2.0, 3.0], 0.5)
-    solution = solve(problem, ConjugateGradient(preconditioner=lambda vectors: -vectors))
+    solution = solve(problem, ConjugateGradient(preconditioner=lambda vectors: sign * vectors))
     assert solution.status is Status.BREAKDOWN
     assert "the preconditioner is not positive definite" in solution.reason
 
