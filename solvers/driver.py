@@ -169,6 +169,10 @@ class _Run:
     def iterate(self, generator: torch.Generator) -> None:
         """Pull iterates until the solver ends, has converged, has spent its budget or runs away."""
         iterates = self.solver.iterates(self.asked, self.state, self._scaled_rhs(), generator)
+        if not isinstance(iterates, Iterator):
+            raise TypeError(
+                f"`iterates` returned {_type_of(iterates)}; it must yield: write `yield Iterate(x)`"
+            )
         try:
             self._pull(iterates)
         finally:
@@ -184,7 +188,10 @@ class _Run:
                 iterate = next(iterates, None)
             if iterate is None:
                 break
-            self._check(iterate)
+            try:
+                self._check(iterate)
+            except (TypeError, ValueError) as error:
+                raise type(error)(f"{error}{_line_of(iterates)}") from None
             self.last = iterate
             self.steps += 1
             spent = self.budget.spent(self.steps, self.meter.work, self.meter.seconds)
@@ -310,10 +317,14 @@ class _Run:
 
     def _check(self, iterate: Iterate) -> None:
         """Raise TypeError or ValueError for what is not an iterate for these right-hand sides."""
-        if not isinstance(iterate, Iterate) or not isinstance(iterate.x, Tensor):
-            raise TypeError(
-                f"the solver yielded {type(iterate).__name__}; it must yield Iterate(x), x a tensor"
-            )
+        if not isinstance(iterate, Iterate):
+            raise TypeError(f"the solver yielded {_type_of(iterate)}; it must yield Iterate(x), x a tensor")
+        for name in ("x", "residual", "converged"):
+            values = getattr(iterate, name)
+            if not (isinstance(values, Tensor) or (values is None and name != "x")):
+                raise TypeError(
+                    f"the {name} that the solver yielded is {_type_of(values)}; needed is a tensor"
+                )
         x, b = iterate.x, self.b
         if x.shape != b.shape or x.dtype != b.dtype or x.device != b.device:
             raise ValueError(
@@ -322,11 +333,25 @@ class _Run:
             )
         for name in ("residual", "converged"):
             values = getattr(iterate, name)
-            if values is not None and values.shape != self.b.shape[1:]:
+            if values is not None and values.shape != b.shape[1:]:
                 raise ValueError(
                     f"the solver yielded a {name} of shape {tuple(values.shape)}; needed is one per column, "
-                    f"{tuple(self.b.shape[1:])}"
+                    f"{tuple(b.shape[1:])}"
                 )
+
+
+def _type_of(value: object) -> str:
+    """As one writes it: `None`, `bool`, `numpy.ndarray`."""
+    kind = type(value)
+    if value is None:
+        return "None"
+    return kind.__name__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__name__}"
+
+
+def _line_of(iterates: Iterator[Iterate]) -> str:
+    """Where in the solver the generator stands, " (FILE, line 12)"; nothing of another iterator."""
+    frame = getattr(iterates, "gi_frame", None)
+    return f" ({frame.f_code.co_filename}, line {frame.f_lineno})" if frame else ""
 
 
 def _all_converged(iterate: Iterate) -> bool:

@@ -199,7 +199,18 @@ def test_an_exception_is_a_failed_solution_with_its_traceback(problem: Problem) 
         (lambda b: b.to("meta"), "on meta"),
         (lambda b: Iterate(b, residual=torch.ones(3)), r"a residual of shape \(3,\)"),
         (lambda b: Iterate(b, converged=torch.ones(2, 1)), r"a converged of shape \(2, 1\)"),
-        (lambda b: Iterate(b.numpy()), "x a tensor"),
+        (
+            lambda b: Iterate(b.numpy()),
+            r"the x that the solver yielded is numpy\.ndarray; needed is a tensor",
+        ),
+        (
+            lambda b: Iterate(b, converged=True),
+            "the converged that the solver yielded is bool; needed is a tensor",
+        ),  # type: ignore[arg-type]
+        (
+            lambda b: Iterate(b, residual=0.5),
+            "the residual that the solver yielded is float; needed is a tensor",
+        ),  # type: ignore[arg-type]
     ],
 )
 def test_what_is_no_iterate_is_a_failure(
@@ -208,6 +219,23 @@ def test_what_is_no_iterate_is_a_failure(
     solution = solve(problem, Scripted(lambda step, problem, b: answer(b)))
     assert (solution.status, solution.x) == (Status.FAILED, None)
     assert re.search(message, solution.reason), solution.reason
+    # The solver's own line, where it yielded.
+    assert re.search(r" \(.*test_driver\.py, line \d+\)$", solution.reason)
+
+
+@pytest.mark.parametrize(
+    ("returned", "named"), [(lambda b: Iterate(b), "solvers.solver.Iterate"), (lambda b: None, "None")]
+)
+def test_returning_in_place_of_yielding_is_a_failure(
+    problem: Problem, returned: Callable[[Tensor], Any], named: str
+) -> None:
+    class Returns(Solver):
+        def iterates(self, problem: Problem, state: Any, b: Tensor, generator: torch.Generator) -> Any:
+            return returned(b)
+
+    reason = solve(problem, Returns()).reason
+    assert f"returned {named}; it must yield" in reason
+    assert "write `yield Iterate(x)`" in reason
 
 
 def test_yielding_nothing_is_a_failure(problem: Problem) -> None:
