@@ -17,11 +17,12 @@ def profile_rows(judged: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:
     Parameters: `judged`, the cells with their costs to the target. Work is the median over seeds, in gradient
     equivalents, with set-up, NaN unless every seed reached the target.
 
-    `work`; `ran`, whether there is a cell that was not skipped; `measurement_work`, the part of `work` that
-    the solver says it spent on measuring and on what it then abandoned, NaN where it says nothing;
-    `work_without` (not below 0) without that part; `chosen` and `why` in its own words. `least` is one
-    product with all columns, and `counted` and `counted_without` are the work that is compared: work below
-    `least` counts as `least`, for ratios to an answer that is almost free would say nothing.
+    `work`, of a solver that chooses all it took, since it cannot know where to stop as hindsight does; `ran`,
+    whether there is a cell that was not skipped; `measurement_work`, the part of `work` that the solver says
+    it spent on measuring and on what it then abandoned, NaN where it says nothing; `work_without` (not below
+    0) without that part; `chosen` and `why` in its own words. `least` is one product with all columns, and
+    `counted` and `counted_without` are the work that is compared: work below `least` counts as `least`, for
+    ratios to an answer that is almost free would say nothing.
     """
     told = _measured(judged)
     pairs = pd.MultiIndex.from_product(
@@ -33,6 +34,8 @@ def profile_rows(judged: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:
     ]
     rows = rows.drop(columns="status_counts").rename(columns={"work_to_target": "work"})
     rows = rows.join(told.reindex(pairs)).reset_index()
+    chooses = rows["measurement_work"].notna() & rows["work"].notna()
+    rows["work"] = rows["work"].where(~chooses, rows.pop("whole_work"))
     rows["work_without"] = rows["work_without"].where(rows["work"].notna())
     columns = judged.groupby("problem")["num_columns"].max().fillna(1.0)
     rows["least"] = (1 + 4 * rows["problem"].map(columns)) / 3
@@ -50,9 +53,11 @@ def _measured(judged: pd.DataFrame) -> pd.DataFrame:
     """By problem and solver, over the seeds: what was spent on measuring, and what was chosen, and why."""
     told = [_object(text) for text in judged["diagnostics"]]
     spent = pd.Series([_number(each.get(_MEASUREMENT)) for each in told], index=judged.index)
-    work = judged["work_to_target"]
+    # Where it does not reach the target there is no work to it.
+    work = judged["total_work"].where(judged["work_to_target"].notna())
     rows = judged[["problem", "solver"]].assign(
         measurement_work=spent,
+        whole_work=work,
         # A seed that measured nothing has nothing to leave out.
         work_without=(work - spent.fillna(0)).clip(lower=0),
         chosen=[_text(each.get(_CHOSEN)) for each in told],
@@ -60,6 +65,7 @@ def _measured(judged: pd.DataFrame) -> pd.DataFrame:
     )
     return rows.groupby(["problem", "solver"], sort=False).agg(
         measurement_work=("measurement_work", "median"),
+        whole_work=("whole_work", "median"),
         work_without=("work_without", "median"),
         chosen=("chosen", _distinct),
         why=("why", _distinct),

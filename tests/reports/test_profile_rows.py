@@ -64,6 +64,15 @@ def test_measurement_is_left_out_seed_by_seed(rows, cell):
     assert (found["chosen"], found["why"]) == ("cg", "cheap")
 
 
+def test_a_solver_that_chooses_is_charged_its_whole_run(rows, cell, curve, judged, compared):
+    """Set-up 10 and 20 of work, there after 5: hindsight stops at 15, and who chooses by itself at 30."""
+    cells = [cell("cg", solve_work=20.0), cell("auto", solve_work=20.0, **told(measurement_work=4.0))]
+    curves = [curve([0.005, 0.001], work=[5.0, 20.0], solver=name) for name in ("cg", "auto")]
+    found = profile_rows(judged(cells, curves), compared(cells, curves)).set_index("solver")
+    assert found["work"].to_dict() == {"cg": 15, "auto": 30}
+    assert found.loc["auto", "work_without"] == 26
+
+
 def test_more_measurement_than_work_leaves_nothing(rows, cell):
     found = rows([cell("auto", **told(measurement_work=99.0))]).iloc[0]
     assert (found["work_without"], found["counted_without"]) == (0, PRODUCT)
