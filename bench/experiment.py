@@ -17,6 +17,7 @@ import problems
 import solvers
 from bench.problem_file import find_family
 from problems import ProblemFamily
+from problems.discovery import construct, file_of
 from problems.specification import Specification, parse
 from problems.validation import explain, unknown
 from solvers import Budget, Solver
@@ -161,13 +162,13 @@ def plan(experiment: Experiment) -> Plan:
     cells: list[PlannedCell] = []
     for seed in experiment.seeds:
         for problem, problem_entry in zip(families, experiment.problems, strict=True):
-            taken: set[str] = set()
+            taken: dict[str, type[Solver]] = {}
             for solver_entry, solver, runs_on in chosen:
                 if runs_on(problem_entry.name, problem):
                     name = solver_entry.label or str(solver)
                     if name in taken:
-                        raise ValueError(f"the solver {name} is listed twice: remove one or label it")
-                    taken.add(name)
+                        raise ValueError(_listed_twice(name, taken[name], type(solver)))
+                    taken[name] = type(solver)
                     cells.append(PlannedCell(len(cells), problem, name, solver, seed))
     if not cells:
         raise ValueError(
@@ -175,6 +176,12 @@ def plan(experiment: Experiment) -> Plan:
             "Choose solvers with -s"
         )
     return Plan(experiment, families, tuple(cells))
+
+
+def _listed_twice(name: str, one: type[Solver], other: type[Solver]) -> str:
+    if file_of(one).resolve() == file_of(other).resolve():
+        return f"the solver {name} is listed twice: remove one or label it"
+    return f"{file_of(one)} and {file_of(other)} both have the name {name}: rename one, or label it"
 
 
 def find_families(entries: Sequence[ProblemEntry]) -> dict[str, ProblemFamily]:
@@ -236,7 +243,7 @@ def _unlisted(available: Mapping[str, type[Any]], listed: Iterable[object]) -> l
             for each in fields(cls)
             if each.init
         )
-        and cls() not in listed
+        and construct(cls, {}, name) not in listed
     ]
 
 

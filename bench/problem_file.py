@@ -13,7 +13,7 @@ import torch
 
 import problems
 from problems import Problem, ProblemFamily
-from problems.discovery import construct, import_file, line_in
+from problems.discovery import NoPlugin, construct, import_file, line_in
 
 EXAMPLE = """\
 def problem():
@@ -71,7 +71,7 @@ def find_family(name: str, parameters: Mapping[str, Any]) -> ProblemFamily:
         return construct(ProblemFile, {"path": name, **parameters}, name)
     if has_classes:
         return problems.family(name, **parameters)
-    raise ValueError(f"{name} has no function problem() that returns a Problem; it needs\n{EXAMPLE}")
+    raise NoPlugin(f"{name} has no function problem() that returns a Problem; it needs\n{EXAMPLE}")
 
 
 def _defined(path: Path) -> tuple[set[str], bool]:

@@ -20,6 +20,7 @@ from bench.conformance.suite import FAMILY_CHECKS, Check, Finding, judge, plan
 from bench.conformance.trials import Trial, every_trial, trial_of
 from bench.problem_file import ProblemFile, find_family
 from problems import ProblemFamily
+from problems.discovery import NoPlugin
 from problems.ground_truth import LARGEST_DENSE
 from problems.specification import Specification
 from problems.validation import unknown
@@ -66,10 +67,15 @@ def _find(name: str) -> type[Solver] | ProblemFamily:
         raise ValueError(unknown("solver or problem", name, [*solvers.available(), *problems.available()]))
     try:
         return solvers.find(name)
-    except ValueError as error:
-        if "holds 0 classes" not in str(error):
-            raise
-    return find_family(name, {})
+    except NoPlugin:
+        pass
+    try:
+        return find_family(name, {})
+    except NoPlugin:
+        raise ValueError(
+            f"{name} holds neither a Solver nor a ProblemFamily, and no function problem(): derive a class "
+            "from one of them, as `ihvp-bench new` does"
+        ) from None
 
 
 def _trial(asked: Specification) -> Trial:

@@ -218,6 +218,16 @@ def test_check_says_what_is_wrong_and_what_to_do(
     assert re.search(r"\d+ passed, \d+ failed, \d+ skipped", output)
 
 
+def test_check_of_a_file_that_holds_nothing_to_check(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "plain.py"
+    for text in ("x = 1", "class Half:\n    pass"):
+        path.write_text(text)
+        assert invoke("check", str(path), monkeypatch=monkeypatch) == 2
+        assert "plain.py holds neither a Solver nor a ProblemFamily" in capsys.readouterr().err
+
+
 def test_check_of_a_right_solver_and_of_a_problem(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -8,6 +8,7 @@ import solvers
 from bench.experiment import Experiment, available, load_experiment, plan
 from problems.specification import parse
 
+SOLVER = "import solvers\nclass Mine(solvers.Solver):\n    def iterates(self, *given): yield\n"
 SMALL = {"problems": [{"name": "quadratic"}], "solvers": [{"name": "cg"}]}
 
 
@@ -203,3 +204,14 @@ def test_unknown_experiments_suggest_the_nearest(tmp_path: Path) -> None:
         load_experiment("quickstrat")
     with pytest.raises(ValueError, match="there is no file"):
         load_experiment(str(tmp_path / "missing.toml"))
+
+
+def test_two_files_of_one_name_are_told_apart(tmp_path: Path) -> None:
+    paths = [tmp_path / folder / "mine.py" for folder in ("one", "two")]
+    for path in paths:
+        path.parent.mkdir()
+        path.write_text(SOLVER)
+    with pytest.raises(ValueError, match=r"one.mine\.py and .*two.mine\.py both have the name mine: rename"):
+        plan(Experiment.model_validate(SMALL | {"solvers": [{"name": str(path)} for path in paths]}))
+    with pytest.raises(ValueError, match="the solver mine is listed twice"):
+        plan(Experiment.model_validate(SMALL | {"solvers": [{"name": str(paths[0])}] * 2}))
