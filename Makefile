@@ -20,11 +20,14 @@ $(INSTALLED): pyproject.toml constraints.txt
 quickstart: $(INSTALLED)
 	$(BIN)/ihvp-bench run quickstart
 
+# A file's tests share what they solved, so files go to the cores whole.
+TEST := $(BIN)/python -m pytest --numprocesses auto --dist loadfile --benchmark-disable
+
 test: $(INSTALLED)
-	$(BIN)/python -m pytest
+	$(TEST)
 
 slow: $(INSTALLED)
-	$(BIN)/python -m pytest -m "slow or not slow"
+	$(TEST) -m "slow or not slow"
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check
