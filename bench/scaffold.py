@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import ast
+import builtins
 import importlib.util
 import keyword
+import os
 import re
 import shlex
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -14,6 +18,9 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 import problems
 import solvers
+
+# What tables, settings and pytest would take for something else.
+TAKEN = {"nan", "null", "none", "true", "false", "conftest"}
 
 
 class Kind(StrEnum):
@@ -60,9 +67,12 @@ def write(kind: Kind, name: str, folder: Path | None) -> Written:
         "where": f'"{name}"' if in_tree else f'str(Path(__file__).with_name("{name}.py"))',
     }
     texts = {path: templates.get_template(template).render(facts) for path, template in files.items()}
+    _check_class_name(name, str(facts["class_name"]), texts.values())
     for path, text in texts.items():
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
+        # Not through a link that leads nowhere, and not over a file of this very moment.
+        with path.open("x", encoding="utf-8") as file:
+            file.write(text)
     plugin, test = files
     return Written(tuple(files), _commands(kind, name if in_tree else str(plugin), test, in_tree))
 
@@ -92,15 +102,36 @@ def _check_name(kind: Kind, name: str) -> None:
         )
     if name.startswith("test_"):
         raise ValueError(f"{name}.py would be taken for a test: choose a name that does not begin with test_")
-    known = solvers.available() if kind is Kind.SOLVER else problems.available()
-    if name in known:
+    if name in TAKEN:
+        raise ValueError(f"{name} means something else to Python, JSON or pytest: choose another name")
+    # `check NAME` must know which is meant.
+    available: dict[Kind, Mapping[str, type]] = {
+        Kind.SOLVER: solvers.available(),
+        Kind.PROBLEM: problems.available(),
+    }
+    for other, known in available.items():
+        if name in known:
+            raise ValueError(
+                f"there is a {other} {name!r} already, in {known[name].__module__}: choose another name"
+            )
+
+
+def _check_class_name(name: str, class_name: str, texts: Iterable[str]) -> None:
+    """ValueError for a class that would take the place of something that the files use."""
+    used = set(dir(builtins))
+    for text in texts:
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.Import | ast.ImportFrom):
+                used |= {alias.asname or alias.name for alias in node.names}
+    if class_name in used:
         raise ValueError(
-            f"there is a {kind} {name!r} already, in {known[name].__module__}: choose another name"
+            f"the class {class_name} would hide what the file uses under that name: choose another name, "
+            f"my_{name} for one"
         )
 
 
 def _check_free(name: str, files: dict[Path, str], in_tree: bool) -> None:
-    taken = [str(path) for path in files if path.exists()]
+    taken = [str(path) for path in files if os.path.lexists(path)]
     if taken:
         raise ValueError(f"there is {' and '.join(taken)} already: choose another name, or --folder")
     # Beside a script of the user's, a file of that name would be imported in the module's place.

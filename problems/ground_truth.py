@@ -58,8 +58,9 @@ class GroundTruth:
         condition = float(shifted.abs().max() / shifted.abs().min())
         allowed = 1e3 * torch.finfo(torch.float64).eps * max(condition, 1)
         if not relative <= allowed:
+            form = "is the closed form that of the data in the problem's dtype? " if self._closed_form else ""
             raise ArithmeticError(
                 f"the reference solution leaves a relative residual of {relative:.1e}, more than rounding "
-                f"explains ({allowed:.1e} at condition number {condition:.1e}); is H + λI singular?"
+                f"explains ({allowed:.1e} at condition number {condition:.1e}): {form}is H + λI singular?"
             )
         return solution, relative

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 import problems
 import solvers
@@ -85,6 +86,12 @@ def test_what_is_written_keeps_to_the_style(checkout: Path, kind: Kind) -> None:
         ("test_this", "taken for a test"),
         ("torch", "would hide the installed module torch: choose another name, my_torch"),
         ("random", "would hide the installed module random"),
+        ("quadratic", "there is a problem 'quadratic' already, in problems.quadratic"),
+        ("conftest", "conftest means something else"),
+        ("nan", "nan means something else"),
+        ("iterate", "the class Iterate would hide .*, my_iterate for one"),
+        ("solver", "the class Solver would hide"),
+        ("value_error", "the class ValueError would hide"),
     ],
 )
 def test_bad_names_are_refused_before_anything_is_written(folder: Path, name: str, message: str) -> None:
@@ -99,6 +106,19 @@ def test_nothing_is_written_over(folder: Path, existing: str) -> None:
     with pytest.raises(ValueError, match=rf"there is {existing} already: choose another name, or --folder"):
         scaffold.write(Kind.SOLVER, "mine", None)
     assert [(path.name, path.read_text()) for path in folder.iterdir()] == [(existing, "precious")]
+
+
+def test_a_link_that_leads_nowhere_is_not_written_through(folder: Path) -> None:
+    (folder / "mine.py").symlink_to(folder / "elsewhere.py")
+    with pytest.raises(ValueError, match=r"there is mine\.py already"):
+        scaffold.write(Kind.SOLVER, "mine", None)
+    assert not (folder / "elsewhere.py").exists()
+
+
+def test_a_new_problem_is_certified_in_both_dtypes(folder: Path) -> None:
+    scaffold.write(Kind.PROBLEM, "my_data", None)
+    for dtype in (torch.float32, torch.float64):
+        assert problems.load("my_data.py", dtype=dtype).reference is not None
 
 
 def test_a_name_of_a_helper_in_a_checkout_is_taken(checkout: Path) -> None:
