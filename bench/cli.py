@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import inspect
 import json
+import shlex
 import sys
 import warnings
 import webbrowser
@@ -18,7 +19,7 @@ import pandas as pd
 import typer
 from pydantic import ValidationError
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 import problems
 import reports
@@ -26,6 +27,7 @@ import solvers
 from bench import experiment as experiments
 from bench import runner, scaffold, study, study_runner
 from bench.conformance import command as check_command
+from bench.conformance.limit import MOST_SECONDS
 from bench.diagnosis import command as diagnose_command
 from bench.diagnosis.diagnose import DEFAULT_BUDGET
 from bench.diagnosis.lissa_settings import Settings
@@ -44,6 +46,7 @@ app = typer.Typer(
 console = Console()
 errors = Console(stderr=True)
 SHOW_WARNING = warnings.showwarning
+shown_warnings: set[str] = set()
 
 
 class Listed(StrEnum):
@@ -74,7 +77,7 @@ def run(
             "-p", "--problem", help="PROBLEM[:param=value,...] in place of the experiment's; repeatable."
         ),
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder of the run [results/EXPERIMENT-TIME].")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the run (results/EXPERIMENT-TIME).")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run that --out holds.")] = False,
     seeds: Annotated[int | None, typer.Option(min=1, help="Number of seeds, 0 to N − 1.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N.")] = None,
@@ -103,21 +106,26 @@ def run(
         directory = out or _new_directory(chosen.name)
         completed = runner.run(plan, directory, resume=resume, console=console)
     store = Store(directory)
+    go_on = f"go on with --out {shlex.quote(str(directory))} --resume"
     if not store.report.exists():
+        _say_error(f"Interrupted before a cell was finished: {go_on}.")
         raise typer.Exit(130)
     if named:
         findings = (store.report / "findings.txt").read_text(encoding="utf-8")
         console.print(findings, highlight=False, markup=False)
     else:
-        _print_summary(pd.read_csv(store.report / "tables" / "comparison.csv"))
+        _print_summary(_read_comparison(store.report / "tables" / "comparison.csv"))
     console.print(f"\nReport: {directory / 'report' / 'index.html'}", soft_wrap=True)
     if not completed:
-        errors.print("Interrupted: the report holds the cells that were finished; go on with --resume.")
+        _say_error(f"Interrupted: the report holds the cells that were finished; {go_on}.")
         raise typer.Exit(130)
     rows = store.read_rows()
-    failures = int(((rows["failure"] != "") if named else (rows["status"] == "failed")).sum())
-    if failures:
-        errors.print(f"{failures} cells failed; the report says why.")
+    failed = rows[(rows["failure"] != "") if named else (rows["status"] == "failed")]
+    if len(failed):
+        asked = (
+            [] if named else [each.name for each in chosen.problems] + [each.name for each in chosen.solvers]
+        )
+        _explain_failures(failed, "failure" if named else "reason", asked)
         raise typer.Exit(1)
 
 
@@ -151,7 +159,7 @@ def diagnose(
     device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N, of a named problem.")] = None,
     dtype: Annotated[str | None, typer.Option(help="float32 or float64, of a named problem.")] = None,
     out: Annotated[
-        Path | None, typer.Option(help="Folder of the page [results/diagnosis-NAME-TIME].")
+        Path | None, typer.Option(help="Folder of the page (results/diagnosis-NAME-TIME).")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON only.")] = False,
 ) -> None:
@@ -180,7 +188,8 @@ def list_(
     if as_json:
         print(json.dumps(rows, indent=2, ensure_ascii=False))
         return
-    table = Table("name", "what it is", "settings" if what != Listed.experiments else "runs", box=None)
+    headings = ("name", "what it is", "settings" if what != Listed.experiments else "runs")
+    table = Table(*(Column(heading, overflow="fold") for heading in headings), box=None)
     for row in rows:
         table.add_row(row["name"], row["summary"], _settings_text(row))
     console.print(table)
@@ -192,7 +201,7 @@ def new(
     name: Annotated[str, typer.Argument(help="Its name: small letters, digits and _.")],
     folder: Annotated[
         Path | None,
-        typer.Option(help="Where to [the current folder; in a checkout solvers/ or problems/, and tests/]."),
+        typer.Option(help="Where to (the current folder; in a checkout solvers/ or problems/, and tests/)."),
     ] = None,
 ) -> None:
     """Write a working solver or problem family to edit, and its test."""
@@ -210,31 +219,39 @@ def check(
         typer.Option(
             "-p",
             "--problem",
-            help="PROBLEM[:param=value,...] to try a solver on [all small ones]; repeatable.",
+            help="PROBLEM[:param=value,...] to try a solver on (all small ones); repeatable.",
         ),
     ] = None,
+    seconds: Annotated[float, typer.Option(help="The most that one solve may take.")] = MOST_SECONDS,
 ) -> None:
     """Try what every solver, or problem family, is held to, and say what each check means."""
-    if not check_command.run(name, [parse(text) for text in problem or []], console):
-        raise typer.Exit(1)
+    status = check_command.run(name, [parse(text) for text in problem or []], console, seconds)
+    if status:
+        raise typer.Exit(status)
 
 
 def main() -> None:
     """Run the command line; what a person can act on is one line, without a traceback."""
     warnings.showwarning = _show_warning
+    shown_warnings.clear()
     try:
         app()
     except (ValueError, OSError) as error:
         message = explain(error) if isinstance(error, ValidationError) else str(error)
-        errors.print(
-            f"ihvp-bench: {message}", style="bold red", highlight=False, markup=False, soft_wrap=True
-        )
+        _say_error(f"ihvp-bench: {message}", style="bold red")
         sys.exit(2)
+
+
+def _say_error(text: str, style: str | None = None) -> None:
+    errors.print(text, style=style, highlight=False, markup=False, soft_wrap=True)
 
 
 def _show_warning(message: Warning | str, category: type[Warning], *where: Any, **options: Any) -> None:
     if issubclass(category, PluginWarning):
-        errors.print(f"ihvp-bench: {message}", style="yellow", highlight=False, markup=False, soft_wrap=True)
+        # Plug-ins are looked for more than once.
+        if str(message) not in shown_warnings:
+            shown_warnings.add(str(message))
+            _say_error(f"ihvp-bench: {message}", style="yellow")
     else:
         SHOW_WARNING(message, category, *where, **options)
 
@@ -312,6 +329,25 @@ def _settings_text(row: dict[str, Any]) -> str:
         return f"{len(row['problems'])} problems × {len(set(row['solvers']))} solvers"
     settings = ", ".join(f"{name}={value}" for name, value in row["settings"].items())
     return f"study of {len(row['problems'])} problems: {settings}" if "problems" in row else settings
+
+
+def _explain_failures(failed: pd.DataFrame, column: str, plugins: list[str]) -> None:
+    """Each reason once, and what to do about the plug-ins given as files that took part."""
+    cells = "1 cell" if len(failed) == 1 else f"{len(failed)} cells"
+    _say_error(f"{cells} failed:")
+    for _, row in failed.drop_duplicates(column).iterrows():
+        where = [str(row[label]) for label in ("problem", "solver") if label in row]
+        _say_error(f"  {', '.join(where)}: {row[column]}")
+    took_part = {*failed.get("solver_name", ()), *failed.get("problem_name", ())}
+    for path in dict.fromkeys(plugins):
+        if path.endswith(".py") and Path(path).stem in took_part:
+            _say_error(f"Find out more with: ihvp-bench check {shlex.quote(path)}")
+
+
+def _read_comparison(path: Path) -> pd.DataFrame:
+    """The report's table; a solver called `nan` is no missing number."""
+    missing = {column: ["", "nan"] for column in ("error", "total_work", "total_seconds")}
+    return pd.read_csv(path, keep_default_na=False, na_values=missing)
 
 
 def _print_summary(comparison: pd.DataFrame) -> None:

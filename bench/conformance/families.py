@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import functools
 import math
+from pathlib import Path
 
 import torch
 
+from bench.conformance.offers import offered_by
 from bench.conformance.outcome import Failure, NotApplicable
+from bench.conformance.place import place_of
 from problems import Problem, ProblemFamily
+from problems.discovery import file_of
 from problems.scaling import relative_norms
 
 CPU = torch.device("cpu")
@@ -24,9 +28,35 @@ class Family:
         self.family = family
         self.built = functools.cache(self.build)
 
+    @property
+    def file(self) -> Path:
+        """The file of the plug-in."""
+        return file_of(type(self.family))
+
     def build(self, dtype: torch.dtype = torch.float64) -> Problem:
         """The problem from seed 0 on the CPU, anew."""
-        return self.family.build(device=CPU, dtype=dtype, seed=0)
+        return build(self.family, dtype)
+
+
+def build(family: ProblemFamily, dtype: torch.dtype) -> Problem:
+    """The problem that `family` builds from seed 0 on the CPU; Failure where that is none."""
+    built: object = family.build(device=CPU, dtype=dtype, seed=0)
+    if not isinstance(built, Problem):
+        raise Failure(f"`build` of {family} returned {built!r}: return a Problem, such as `from_model` gives")
+    return built
+
+
+def members(cls: type[ProblemFamily]) -> list[ProblemFamily]:
+    """The family's examples, on which it and all solvers are tried; Failure where there are none."""
+    try:
+        return offered_by(cls, ProblemFamily, ProblemFamily, f"{cls.__name__}(...), a small one")
+    except Failure as failure:
+        raise Failure(f"{cls.__name__}: {failure}") from None
+    except Exception as error:
+        place = place_of(error, file_of(cls))
+        raise Failure(
+            f"`examples` of {cls.__name__} raised {type(error).__name__}: {error}{place}"
+        ) from error
 
 
 def a_seed_gives_the_same_problem(subject: Family) -> None:
@@ -104,14 +134,18 @@ def right_hand_sides_are_finite(subject: Family) -> None:
 
 
 def the_reference_is_certified(subject: Family) -> None:
-    """The dense solution leaves no residual but rounding under H's own product, and H ⪰ 0 if `is_psd`."""
+    """The dense solution leaves no residual but rounding under H's own product, and H ⪰ 0 if `is_psd`.
+
+    In float64 and in float32, each with the matrix of its own rounded data.
+    """
     problem = subject.built()
-    try:
-        reference = problem.reference
-    except ArithmeticError as error:
-        raise Failure(str(error)) from None
-    if reference is None:
+    if not problem.ground_truth.in_reach:
         raise NotApplicable(f"p = {problem.size} is too large for a dense solution")
+    for dtype in (torch.float64, torch.float32):
+        try:
+            _ = subject.built(dtype).reference
+        except ArithmeticError as error:
+            raise Failure(f"built in {dtype}, {error}") from None
     assert problem.eigenvalues is not None
     lowest, largest = float(problem.eigenvalues[0]), float(problem.eigenvalues[-1])
     if problem.operator.is_psd and lowest < -1e-10 * largest:

@@ -16,6 +16,7 @@ from solvers import Status
 
 # Where λ is less than this share of λ_max a stationary method may run out of its steps.
 HARD = 1e-2
+CLAIMS_NOTHING = "it claims nothing: give `examples` a relative_error"
 
 
 def settings_are_frozen_and_shown(subject: Subject) -> None:
@@ -42,6 +43,8 @@ def skip_says_why(subject: Subject) -> None:
         reason = example.solver.skip(subject.problem)
         if reason is None:
             continue
+        if not reason:
+            raise Failure(f"{example.solver}.skip(problem) is {reason!r}; return None where it runs")
         if not isinstance(reason, str) or not reason.strip():
             raise Failure(f"{example.solver}.skip(problem) is {reason!r}; return None, or why it cannot run")
         solution = subject.solve(subject.problem, example.solver)
@@ -54,7 +57,8 @@ def reaches_the_accuracy_it_claims(subject: Subject) -> None:
 
     Below λ = 1e-2 λ_max it may run out of its steps instead, if it says so (BUDGET_SPENT).
     """
-    for example in subject.examples(subject.problem):
+    runnable = subject.examples(subject.problem)
+    for example in runnable:
         solution = subject.answered(subject.problem, example.solver)
         claim = subject.claim(subject.problem, example)
         if claim is None or _ran_out(subject.problem, solution.status):
@@ -66,6 +70,8 @@ def reaches_the_accuracy_it_claims(subject: Subject) -> None:
                 f"{example.solver} ended {solution.status} at relative error {worst:.2e} and claims "
                 f"{claim:.2e}: correct the method, or claim in `examples` what its theory gives"
             )
+    if all(example.relative_error is None for example in runnable):
+        raise NotApplicable(CLAIMS_NOTHING)
 
 
 def a_tolerance_is_kept(subject: Subject) -> None:

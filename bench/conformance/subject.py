@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import replace
+from numbers import Real
+from pathlib import Path
 
 import torch
 
-from bench.conformance.outcome import Failure, NotApplicable
+from bench.conformance.limit import MOST_SECONDS, restart
+from bench.conformance.offers import offered_by
+from bench.conformance.outcome import Failure, NotApplicable, TooLong
+from bench.conformance.place import place_in
 from bench.conformance.trials import Trial
 from problems import Problem
+from problems.discovery import file_of
 from solvers import Example, Solution, Solver, Status, solve
 
 # No example of a small problem takes so many steps: a solver that does will not end by itself.
@@ -21,11 +26,12 @@ ROUNDING = 1e-8
 
 
 class Subject:
-    """A solver class on a trial. What was solved once is kept for the checks that follow."""
+    """A solver class on a trial, each solve limited. What was solved once is kept for later checks."""
 
-    def __init__(self, solver: type[Solver], trial: Trial) -> None:
+    def __init__(self, solver: type[Solver], trial: Trial, max_seconds: float = MOST_SECONDS) -> None:
         self.solver = solver
         self.trial = trial
+        self.max_seconds = max_seconds
         self._offered: dict[Problem, list[Example]] = {}
         self._with_tolerance: dict[tuple[int, float], Solver] = {}
         # Beside each solution the settings, so that the id they are known by is not given to others.
@@ -36,22 +42,24 @@ class Subject:
         """The trial's problem in float64."""
         return self.trial.problem()
 
+    @property
+    def file(self) -> Path:
+        """The file of the plug-in."""
+        return file_of(self.solver)
+
     def offered(self, problem: Problem) -> list[Example]:
         """What `examples` offers for `problem`; Failure where that is nothing to try."""
         if problem not in self._offered:
-            found = list(self.solver.examples(problem))
-            if not found:
-                raise Failure("`examples` offers nothing: return at least one Example to be tried")
-            wrong = [each for each in found if not isinstance(each, Example)]
-            if wrong:
-                raise Failure(f"`examples` offers {wrong[0]!r}: return Example(solver, relative_error)")
+            found = offered_by(self.solver, Solver, Example, "Example(solver, relative_error)", problem)
+            for each in found:
+                _check_example(each)
             self._offered[problem] = found
         return self._offered[problem]
 
     def examples(self, problem: Problem) -> list[Example]:
         """Of those offered the ones that run on `problem`; NotApplicable where all skip it."""
         found = self.offered(problem)
-        runnable = [example for example in found if example.solver.skip(problem) is None]
+        runnable = [example for example in found if not example.solver.skip(problem)]
         if not runnable:
             raise NotApplicable(f"the solver skips it: {found[0].solver.skip(problem)}")
         return runnable
@@ -62,7 +70,7 @@ class Subject:
         if self.trial.beside is None:
             return found
         other = self.trial.beside
-        left = [example for example in found if example.solver.skip(other.problem()) is not None]
+        left = [example for example in found if example.solver.skip(other.problem())]
         if not left:
             raise NotApplicable(f"all its settings run on {other.name}, which is varied in their place")
         return left
@@ -86,18 +94,29 @@ class Subject:
         max_steps: int | None = None,
         anew: bool = False,
     ) -> Solution:
-        """The solution, from what was kept unless `anew`; Failure where the solver ended with an error."""
+        """The solution, from what was kept unless `anew`; Failure where the solver ended with an error.
+
+        TooLong where it had to be stopped.
+        """
         key = (problem, id(solver), seed, str(columns), max_steps)
         if anew:
             # Products are replayed once they were recorded; two runs that are compared must start alike.
             problem.operator.forget()
         if anew or key not in self._solved:
             most = max_steps or MOST_STEPS
-            solution = solve(problem, solver, seed=seed, columns=columns, max_steps=most)
+            restart()
+            solution = solve(
+                problem, solver, seed=seed, columns=columns, max_steps=most, max_seconds=self.max_seconds
+            )
             self._solved[key] = (solver, solution)
         solution = self._solved[key][1]
         if solution.status is Status.FAILED:
-            raise Failure(f"{solver} raised {solution.reason}{_last_line(solution.traceback)}")
+            raise Failure(f"{solver} raised {solution.reason}{place_in(solution.traceback, self.file)}")
+        if solution.solve_seconds >= self.max_seconds:
+            raise TooLong(
+                f"{solver} was still going after {self.max_seconds:g} s and {solution.steps} steps: return "
+                "from `iterates` when every column has converged, or after a number of steps"
+            )
         if not solution.reason:
             raise Failure(f"{solver} ended {solution.status} and does not say why: give Breakdown a message")
         return solution
@@ -131,6 +150,11 @@ class Subject:
         return not torch.equal(one.x, other.x)
 
 
-def _last_line(traceback: str) -> str:
-    places = re.findall(r'File "(.+)", line (\d+)', traceback)
-    return f" ({places[-1][0]}, line {places[-1][1]})" if places else ""
+def _check_example(example: Example) -> None:
+    solver, claim = example.solver, example.relative_error
+    if not isinstance(solver, Solver):
+        raise Failure(
+            f"`examples` offers Example({solver!r}, ...): its first part must be a solver, Name(...)"
+        )
+    if claim is not None and not (isinstance(claim, Real | torch.Tensor) and claim >= 0):
+        raise Failure(f"`examples` claims the relative error {claim!r}: it must be a number ≥ 0, or None")

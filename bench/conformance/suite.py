@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from bench.conformance import families, ordinary, varied
-from bench.conformance.outcome import Failure, NotApplicable, Outcome
+from bench.conformance.limit import MOST_SECONDS, TimeUp, limited
+from bench.conformance.outcome import Failure, NotApplicable, Outcome, TooLong
+from bench.conformance.place import place_of
 from bench.conformance.trials import Trial
 
 
@@ -45,6 +47,7 @@ class Finding:
     problem: str
     outcome: Outcome
     text: str = ""
+    took_too_long: bool = False
 
 
 def plan(trials: Iterable[Trial]) -> list[tuple[Check, Trial]]:
@@ -52,16 +55,24 @@ def plan(trials: Iterable[Trial]) -> list[tuple[Check, Trial]]:
     return [(check, trial) for trial in trials for check in CHECKS if check.everywhere or trial.thorough]
 
 
-def judge(check: Check, subject: Any, problem: str) -> Finding:
-    """Make the check; an error of the plug-in's own is a failure that names it."""
+def judge(check: Check, subject: Any, problem: str, max_seconds: float = MOST_SECONDS) -> Finding:
+    """Make the check; an error of the plug-in's own is a failure that names it.
+
+    So is that it does not come back: each solve ends itself after `max_seconds`, and what is silent for twice
+    as long is interrupted.
+    """
+    silence = 2 * max_seconds
     try:
-        check.run(subject)
+        with limited(silence):
+            check.run(subject)
     except NotApplicable as reason:
         return Finding(check, problem, Outcome.SKIPPED, str(reason))
     except Failure as failure:
-        return Finding(check, problem, Outcome.FAILED, str(failure))
-    except Exception as error:
-        frames = inspect.getinnerframes(error.__traceback__) if error.__traceback__ else []
-        where = f" ({frames[-1].filename}, line {frames[-1].lineno})" if frames else ""
-        return Finding(check, problem, Outcome.FAILED, f"{type(error).__name__}: {error}{where}")
+        return Finding(check, problem, Outcome.FAILED, str(failure), isinstance(failure, TooLong))
+    except TimeUp as up:
+        text = f"it did not come back for {silence:g} s{place_of(up, subject.file)}: look there for a loop"
+        return Finding(check, problem, Outcome.FAILED, text, took_too_long=True)
+    except (Exception, SystemExit) as error:
+        text = f"{type(error).__name__}: {error}{place_of(error, subject.file)}"
+        return Finding(check, problem, Outcome.FAILED, text)
     return Finding(check, problem, Outcome.PASSED)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
@@ -10,8 +11,10 @@ import torch
 from torch import Tensor, nn
 
 import problems
-from bench.conformance.outcome import NotApplicable
+from bench.conformance.families import build, members
+from bench.conformance.outcome import Failure, NotApplicable
 from problems import DenseOperator, Problem, ProblemFamily
+from problems.discovery import PluginWarning
 from problems.models.mlp import mlp
 
 
@@ -54,19 +57,19 @@ class Trial:
 
 def trial_of(name: str, family: ProblemFamily, *, thorough: bool = False) -> Trial:
     """The problem that `family` builds from seed 0 on the CPU."""
-    device = torch.device("cpu")
-    return Trial(name, lambda dtype: family.build(device=device, dtype=dtype, seed=0), thorough=thorough)
+    return Trial(name, lambda dtype: build(family, dtype), thorough=thorough)
 
 
 @functools.cache
 def every_trial() -> tuple[Trial, ...]:
     """The examples of every family, and the special shapes; built when first used, and once."""
-    families = [
-        trial_of(f"{name}-{index}", family)
-        for name, cls in problems.available().items()
-        for index, family in enumerate(cls.examples())
-    ]
-    return (*families, *special_trials())
+    trials: list[Trial] = []
+    for name, cls in problems.available().items():
+        try:
+            trials += [trial_of(f"{name}-{index}", family) for index, family in enumerate(members(cls))]
+        except Failure as failure:
+            warnings.warn(f"no solver is tried on {name}: {failure}", PluginWarning, stacklevel=2)
+    return (*trials, *special_trials())
 
 
 def special_trials() -> tuple[Trial, ...]:

@@ -12,11 +12,13 @@ import time
 from pathlib import Path
 
 import pytest
+import typer
 from typer.testing import CliRunner
 
 import bench.cli
 from bench.store import Store
 from problems import ground_truth
+from problems.discovery import PluginWarning
 from tests.bench.test_runner import FAILING
 
 REPOSITORY = Path(__file__).parents[2]
@@ -65,8 +67,52 @@ def test_a_failed_cell_is_told_by_the_exit_code(
     out = tmp_path / "run"
     arguments = small_run(out, str(failing), "cg")
     assert invoke(*arguments, monkeypatch=monkeypatch) == 1
-    assert "1 cells failed" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "1 cell failed:" in error
+    assert "failing: RuntimeError: the third step fails" in error
+    assert f"ihvp-bench check {failing}" in error
     assert list(Store(out).read()[0]["status"]) == ["failed", "converged"]
+
+
+def test_a_reason_that_many_cells_failed_for_is_told_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    failing = tmp_path / "failing.py"
+    failing.write_text(FAILING)
+    arguments = [*small_run(tmp_path / "run", str(failing)), "--seeds", "3"]
+    assert invoke(*arguments, monkeypatch=monkeypatch) == 1
+    error = capsys.readouterr().err
+    assert "3 cells failed:" in error
+    assert error.count("the third step fails") == 1
+
+
+@pytest.mark.parametrize("name", ["nan", "null"])
+def test_a_name_that_tables_take_for_a_missing_number_is_shown(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    path = tmp_path / f"{name}.py"
+    path.write_text(WRONG)
+    assert invoke(*small_run(tmp_path / "run", str(path)), monkeypatch=monkeypatch) == 0
+    assert re.search(rf"num_examples=6\)\s+{name}\s+finished", capsys.readouterr().out)
+
+
+def test_a_warning_of_a_plugin_is_shown_once(capsys: pytest.CaptureFixture[str]) -> None:
+    for _ in range(2):
+        bench.cli._show_warning("this one is left out", PluginWarning)
+    assert capsys.readouterr().err.count("this one is left out") == 1
+
+
+@pytest.mark.parametrize("command", ["run", "report", "diagnose", "list", "new", "check"])
+def test_help_is_shown_to_its_last_word(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rich would take [what is in brackets] for markup."""
+    described = typer.main.get_command(bench.cli.app).commands[command]  # type: ignore[attr-defined]
+    monkeypatch.setattr("typer.rich_utils.MAX_WIDTH", 500)
+    shown = CliRunner().invoke(bench.cli.app, [command, "--help"]).output
+    helps = [parameter.help for parameter in described.params if getattr(parameter, "help", None)]
+    assert helps
+    for text in helps:
+        assert " ".join(text.split()) in " ".join(shown.split())
 
 
 @pytest.mark.parametrize(
@@ -88,6 +134,7 @@ def test_a_failed_cell_is_told_by_the_exit_code(
         (["check", "cg", "-p", "quadratik"], "did you mean 'quadratic'"),
         (["check", "quadratic", "-p", "quadratic"], "is a problem, not a solver: leave out -p"),
         (["check", "nowhere.py"], "there is no file nowhere.py"),
+        (["check", "cg", "--seconds", "0"], "must be > 0"),
         (["new", "solver", "cg"], "there is a solver 'cg' already"),
         (["new", "problem", "My-Data"], "as in 'my_data'"),
     ],
@@ -235,6 +282,104 @@ def test_check_of_a_right_solver_and_of_a_problem(
     assert "0 failed" in capsys.readouterr().out
     assert invoke("check", "quadratic", monkeypatch=monkeypatch) == 0
     assert "24 passed, 0 failed, 0 skipped" in capsys.readouterr().out
+
+
+def test_check_shows_every_word_on_a_narrow_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    assert invoke("check", "exact", "-p", QUADRATIC, monkeypatch=monkeypatch) == 0
+    output = capsys.readouterr().out
+    assert "…" not in output
+    assert max(map(len, output.splitlines())) <= 80
+
+
+def test_check_says_that_a_solver_claims_no_accuracy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "modest.py"
+    path.write_text(
+        WRONG + "\n    @classmethod\n    def examples(cls, problem):\n        return [Example(cls(), None)]\n"
+    )
+    assert invoke("check", str(path), "-p", QUADRATIC, monkeypatch=monkeypatch) == 0
+    assert f"The accuracy of {path} was not checked on any problem: it claims" in capsys.readouterr().out
+
+
+def test_check_tells_once_what_is_wrong_everywhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "failing.py"
+    path.write_text(FAILING)
+    other = "quadratic:dimension=5,num_examples=7"
+    assert invoke("check", str(path), "-p", QUADRATIC, "-p", other, monkeypatch=monkeypatch) == 1
+    output = capsys.readouterr().out
+    assert output.count("the third step fails") == 1
+    assert f"the third step fails ({path}, line 12)" in output
+    assert "on 2 problems, in " in output
+
+
+LOOPS = WRONG.replace("        yield", "        while True:\n            pass\n        yield")
+YIELDS_SLOWLY = WRONG.replace(
+    "        yield",
+    "        import time\n        while True:\n            time.sleep(0.01)\n            yield",
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (LOOPS, r"it did not come back for 1 s \(.*half\.py, line 1[01]\)"),
+        (YIELDS_SLOWLY, "still going after 0.5 s"),
+    ],
+    ids=["never returns", "never ends"],
+)
+def test_check_of_a_solver_that_comes_to_no_end_does(
+    text: str,
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    path = tmp_path / "half.py"
+    path.write_text(text)
+    assert invoke("check", str(path), "-p", QUADRATIC, "--seconds", "0.5", monkeypatch=monkeypatch) == 1
+    output = capsys.readouterr().out
+    assert re.search(message, output), output
+    assert "12 of 15 checks were left out after one that took too long" in output
+
+
+def test_ctrl_c_in_check_shows_what_was_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "half.py"
+    path.write_text(WRONG.replace("        yield", "        raise KeyboardInterrupt\n        yield"))
+    assert invoke("check", str(path), "-p", QUADRATIC, monkeypatch=monkeypatch) == 130
+    output = capsys.readouterr().out
+    assert "2 passed, 0 failed, 0 skipped" in output
+    assert "reaches the accuracy it claims: 2 of 15 checks were made" in output
+
+
+def test_ctrl_c_before_a_cell_is_finished_says_how_to_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "half.py"
+    path.write_text(WRONG.replace("        yield", "        raise KeyboardInterrupt\n        yield"))
+    out = tmp_path / "run"
+    assert invoke(*small_run(out, str(path)), monkeypatch=monkeypatch) == 130
+    assert f"go on with --out {out} --resume" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("returned", ["()", "None"])
+def test_check_of_a_family_without_examples_fails(
+    returned: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "family.py"
+    path.write_text(
+        "from problems import ProblemFamily\nclass Few(ProblemFamily):\n    def build(self, **given): pass\n"
+        f"    @classmethod\n    def examples(cls): return {returned}\n"
+    )
+    assert invoke("check", str(path), monkeypatch=monkeypatch) == 1
+    assert "Few: `examples` " in capsys.readouterr().out
 
 
 def test_check_fails_where_nothing_was_tried(

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+import signal
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -210,6 +213,49 @@ class OffersNothing(Right):
         return []
 
 
+class OffersNone(Right):
+    """Forgets to return its examples."""
+
+    @classmethod
+    def examples(cls, problem: Problem) -> list[Example]:
+        return None  # type: ignore[return-value]
+
+
+class OffersAClass(Right):
+    """A class in place of a solver."""
+
+    @classmethod
+    def examples(cls, problem: Problem) -> list[Example]:
+        return [Example(cls, 1e-8)]  # type: ignore[arg-type]
+
+
+class ClaimsInWords(Right):
+    """A claim that is no number."""
+
+    @classmethod
+    def examples(cls, problem: Problem) -> list[Example]:
+        return [Example(cls(), "1e-8")]  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class NeedsASetting(Solver):
+    """A setting without a default, and no examples."""
+
+    eta: float
+
+    def iterates(
+        self, problem: Problem, state: object, b: Tensor, generator: torch.Generator
+    ) -> Iterator[Iterate]:
+        yield Iterate(b)
+
+
+class SkipsWithFalse(Right):
+    """Says no in place of nothing."""
+
+    def skip(self, problem: Problem) -> str | None:
+        return False  # type: ignore[return-value]
+
+
 WRONG = [
     (Undocumented, "settings are frozen and shown", "has no docstring"),
     (SkipsWithoutReason, "skip says why", "return None, or why it cannot run"),
@@ -231,6 +277,11 @@ WRONG = [
     (YieldsNaN, "reaches the accuracy it claims", "held NaN or inf"),
     (YieldsForEver, "reaches the accuracy it claims", "was still going after 300 steps"),
     (OffersNothing, "reaches the accuracy it claims", "return at least one Example"),
+    (OffersNone, "reaches the accuracy it claims", "`examples` returned None: return a list of Example"),
+    (OffersAClass, "reaches the accuracy it claims", "its first part must be a solver"),
+    (ClaimsInWords, "reaches the accuracy it claims", "relative error '1e-8': it must be a number"),
+    (NeedsASetting, "reaches the accuracy it claims", "write `examples`, which gives eta a value"),
+    (SkipsWithFalse, "skip says why", r"skip\(problem\) is False; return None where it runs"),
 ]
 
 
@@ -268,6 +319,7 @@ def test_a_wrong_one_is_told_what_is_wrong(
         StopsAtAnInvariantSpace,
         HalvesPrecision,
         StepsTooFar,
+        SkipsWithFalse,
     ],
 )
 def test_what_is_wrong_in_one_way_reaches_its_accuracy(wrong: type[Solver]) -> None:
@@ -303,6 +355,51 @@ def test_an_error_in_a_plugins_own_code_is_a_failure_that_names_the_line() -> No
     assert finding.outcome is Outcome.FAILED
     assert "KeyError: 'nothing there'" in finding.text
     assert "test_checks.py, line" in finding.text
+
+
+def test_a_claim_of_nothing_is_no_pass() -> None:
+    class Modest(Right):
+        """Claims nothing."""
+
+        @classmethod
+        def examples(cls, problem: Problem) -> list[Example]:
+            return [Example(cls(), None)]
+
+    check = next(check for check in CHECKS if check.name == "reaches the accuracy it claims")
+    with pytest.raises(NotApplicable, match="it claims nothing: give `examples` a relative_error"):
+        check.run(Subject(Modest, DENSE))
+
+
+def test_nan_from_a_seed_is_the_same_nan() -> None:
+    check = next(check for check in CHECKS if check.name == "a seed fixes everything but seconds")
+    check.run(Subject(YieldsNaN, DENSE))
+
+
+@pytest.mark.parametrize("swallows", [False, True])
+def test_what_never_comes_back_is_interrupted_at_its_own_line(swallows: bool) -> None:
+    class Loops(Right):
+        """Loops, and perhaps catches all errors that it can."""
+
+        def spoiled(self, problem: Problem, b: Tensor, x: Tensor) -> Iterator[Iterate]:
+            while True:
+                try:
+                    time.sleep(0.01)
+                except BaseException:
+                    if not swallows:
+                        raise
+                    swallowed.append(1)
+                    if len(swallowed) > 1:
+                        raise
+            yield
+
+    swallowed: list[int] = []
+    before = signal.getsignal(signal.SIGALRM)
+    check = next(check for check in CHECKS if check.name == "usable answers are finite")
+    DENSE.problem()
+    finding = judge(check, Subject(Loops, DENSE, max_seconds=0.2), "dense", max_seconds=0.2)
+    assert finding.took_too_long
+    assert re.search(r"did not come back for 0\.4 s \(.*test_checks\.py, line \d+\)", finding.text)
+    assert (signal.getsignal(signal.SIGALRM), signal.getitimer(signal.ITIMER_REAL)) == (before, (0, 0))
 
 
 def test_every_check_says_what_it_means() -> None:
