@@ -17,6 +17,7 @@ from bench.conformance.families import Family, members
 from bench.conformance.limit import MOST_SECONDS
 from bench.conformance.ordinary import CLAIMS_NOTHING, reaches_the_accuracy_it_claims
 from bench.conformance.outcome import Failure, NotApplicable, Outcome
+from bench.conformance.place import place_of
 from bench.conformance.subject import Subject
 from bench.conformance.suite import FAMILY_CHECKS, Check, Finding, judge, plan
 from bench.conformance.trials import Trial, every_trial, trial_of
@@ -119,6 +120,11 @@ def _trial(asked: Specification) -> Trial:
         trial.problem()
     except NotApplicable as reason:
         raise ValueError(f"{reason}: choose a problem in float64 with p of at most {LARGEST_DENSE}") from None
+    except (ValueError, Failure):
+        raise
+    except Exception as error:
+        place = place_of(error, Family(family).file)
+        raise ValueError(f"{family} cannot be built: {type(error).__name__}: {error}{place}") from error
     return trial
 
 

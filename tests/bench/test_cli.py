@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import typer
+from rich.console import Console
 from typer.testing import CliRunner
 
 import bench.cli
@@ -90,7 +91,7 @@ def test_a_reason_that_many_cells_failed_for_is_told_once(
 def test_a_name_that_tables_take_for_a_missing_number_is_shown(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setattr(bench.cli, "console", Console(width=200))
     path = tmp_path / f"{name}.py"
     path.write_text(WRONG)
     assert invoke(*small_run(tmp_path / "run", str(path)), monkeypatch=monkeypatch) == 0
@@ -254,7 +255,7 @@ class Half(Solver):
 def test_check_says_what_is_wrong_and_what_to_do(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv("COLUMNS", "300")
+    monkeypatch.setattr(bench.cli, "console", Console(width=300))
     path = tmp_path / "half.py"
     path.write_text(WRONG)
     assert invoke("check", str(path), "-p", QUADRATIC, monkeypatch=monkeypatch) == 1
@@ -287,7 +288,7 @@ def test_check_of_a_right_solver_and_of_a_problem(
 def test_check_shows_every_word_on_a_narrow_terminal(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr(bench.cli, "console", Console(width=80))
     assert invoke("check", "exact", "-p", QUADRATIC, monkeypatch=monkeypatch) == 0
     output = capsys.readouterr().out
     assert "…" not in output
@@ -369,6 +370,20 @@ def test_ctrl_c_before_a_cell_is_finished_says_how_to_go_on(
     assert f"go on with --out {out} --resume" in capsys.readouterr().err
 
 
+def test_check_on_a_problem_that_cannot_be_built_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "family.py"
+    path.write_text(
+        "from problems import ProblemFamily\nclass Broken(ProblemFamily):\n    def build(self, **given):\n"
+        "        raise RuntimeError('no data')\n"
+    )
+    assert invoke("check", "cg", "-p", str(path), monkeypatch=monkeypatch) == 2
+    error = capsys.readouterr().err
+    assert f"family cannot be built: RuntimeError: no data ({path}, line 4)" in error
+    assert "Traceback" not in error
+
+
 @pytest.mark.parametrize("returned", ["()", "None"])
 def test_check_of_a_family_without_examples_fails(
     returned: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -385,7 +400,7 @@ def test_check_of_a_family_without_examples_fails(
 def test_check_fails_where_nothing_was_tried(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv("COLUMNS", "300")
+    monkeypatch.setattr(bench.cli, "console", Console(width=300))
     path = tmp_path / "never.py"
     path.write_text(WRONG + "    def skip(self, problem):\n        return 'today is a holiday'\n")
     assert invoke("check", str(path), "-p", QUADRATIC, monkeypatch=monkeypatch) == 1
