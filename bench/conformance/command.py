@@ -160,7 +160,7 @@ def _judge_all(
     )
     at = "the beginning"
     # Bar, counter and clock take the rest.
-    room = max(console.width - 48, 12)
+    room = max(console.width - 44, 12)
     try:
         with progress:
             task = progress.add_task("", total=len(steps))
