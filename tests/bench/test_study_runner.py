@@ -136,7 +136,7 @@ def test_the_command_line_runs_a_study_and_prints_what_was_found(
     assert invoke("report", str(out), monkeypatch=monkeypatch) == 0
     failing = [str(out.with_name("failing")) if argument == str(out) else argument for argument in one]
     assert invoke("run", f"{counting}:bad=1", *failing, monkeypatch=monkeypatch) == 1
-    assert "1 cells failed" in capsys.readouterr().err
+    assert "1 cell failed" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -67,7 +67,9 @@ def test_steps_are_those_of_textbook_cg(network: Problem, preconditioner: str) -
     matrix, b = system(network)
     scale = np.sqrt(matrix.diagonal()) if preconditioner == "jacobi" else np.ones(len(matrix))
     found = reached(rows_of(network, "cg", preconditioner))
-    assert [found[target]["step"] for target in TARGETS] == textbook_steps(matrix, b, scale, TARGETS)
+    for target, steps in zip(TARGETS, textbook_steps(matrix, b, scale, TARGETS), strict=True):
+        # After some dozens rounding makes one more or less.
+        assert found[target]["step"] == pytest.approx(steps, abs=0 if steps < 20 else 1)
     for target, row in found.items():
         assert row["error"] <= target
 
