@@ -51,6 +51,17 @@ class Candidate:
         return str(self.solver)
 
 
+class NotYet(Exception):
+    """A look has cost what it may, or does not seem to be worth it, while what CG needs is not known."""
+
+
+def not_worth_it(survey: Survey) -> list[Candidate]:
+    """No candidate; NotYet while what CG needs is not known."""
+    if not survey.solved:
+        raise NotYet
+    return []
+
+
 @dataclass(frozen=True)
 class Look:
     """What is to be found out of another solver: what that costs, and how, given the best work known.

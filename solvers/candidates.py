@@ -7,12 +7,22 @@ import math
 
 from problems.work import BACKWARD_COST
 from solvers import pilot as pilots
-from solvers.candidate import AFFORDABLE, FAIR, MARGIN, Candidate, Look, krylov, rounded_down
+from solvers.candidate import (
+    AFFORDABLE,
+    FAIR,
+    MARGIN,
+    Candidate,
+    Look,
+    NotYet,
+    krylov,
+    not_worth_it,
+    rounded_down,
+)
 from solvers.cg import ConjugateGradient
 from solvers.diagonal import Diagonal
 from solvers.exact import Exact
 from solvers.identity import Identity
-from solvers.krylov_pilot import KrylovPilot, NotYet
+from solvers.krylov_pilot import KrylovPilot
 from solvers.lissa import LiSSA
 from solvers.measured import MOST_PRODUCTS, NOISE_STEPS
 from solvers.minres import MINRES
@@ -110,7 +120,7 @@ def _lissa(survey: Survey, best: float) -> list[Candidate]:
     """LiSSA with settings of its own choice, where what they are measured by is cheap beside the rest."""
     operator = survey.problem.operator
     if AFFORDABLE * _cost_of_lissa(survey) > best:
-        return []
+        return not_worth_it(survey)
     solver = LiSSA(target=survey.target)
     try:
         state, spent = survey.prepare(solver, survey.problem)

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from solvers.candidate import MARGIN
+from solvers.candidate import MARGIN, NotYet
 from solvers.solver import Solver, State
 from solvers.survey import Piloted, Survey, distance
 
@@ -17,10 +17,6 @@ FEWEST_STEPS = 3
 KEPT = 48
 # What has moved by less than this share of the target in the last third of its steps has arrived.
 STILL = 0.3
-
-
-class NotYet(Exception):
-    """The pilot has cost as much as it may while it is not known what CG needs."""
 
 
 class KrylovPilot:

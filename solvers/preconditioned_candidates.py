@@ -6,7 +6,7 @@ import math
 
 from problems.operators.layers import find_layers
 from problems.operators.network import NetworkOperator
-from solvers.candidate import AFFORDABLE, FAIR, PROMISING, Candidate, Look, krylov
+from solvers.candidate import AFFORDABLE, FAIR, PROMISING, Candidate, Look, krylov, not_worth_it
 from solvers.cg import ConjugateGradient
 from solvers.ekfac import EKFAC
 from solvers.krylov_pilot import FEWEST_STEPS, KrylovPilot
@@ -46,7 +46,7 @@ def _nystrom(survey: Survey, best: float) -> list[Candidate]:
     """CG with Nyström, of the rank that promises the least work."""
     least, rank = _nystrom_choice(survey)
     if PROMISING * least > best:
-        return []
+        return not_worth_it(survey)
     return _preconditioned(survey, f"nystrom(rank={rank})", _nystrom_setup(survey, rank), best)
 
 
@@ -86,7 +86,7 @@ def _preconditioned(survey: Survey, name: str, setup: float, best: float) -> lis
     """CG with the preconditioner `name`, its set-up expected to cost `setup`, if it may be worth it."""
     least = setup + FEWEST_STEPS * survey.step()
     if PROMISING * least > best or AFFORDABLE * _cost(survey, setup) > best:
-        return []
+        return not_worth_it(survey)
     try:
         if name not in survey.pilots:
             alone = ConjugateGradient(SMALLEST, name)
@@ -94,7 +94,7 @@ def _preconditioned(survey: Survey, name: str, setup: float, best: float) -> lis
             survey.pilots[name] = state, spent, KrylovPilot(survey, alone, state)
         state, spent, pilot = survey.pilots[name]
         step = survey.step(state.multiplications)
-        most = math.inf if survey.reference is not None else FAIR * survey.pilot_work
+        most = math.inf if survey.solved else FAIR * survey.pilot_work
         piloted = pilot.run(PRECONDITIONED_BLOCK, step, best - spent, most)
     except Breakdown as reason:
         survey.facts[name] = str(reason)

@@ -74,6 +74,8 @@ class Survey:
         self.product = (cost.shared + cost.per_column * self.columns) / 3
         self.look = self.share * (cost.shared + cost.per_column) / 3
         self.pilot_work = 0.0
+        # Whether CG has solved the first column.
+        self.solved = False
         # The solution of the first column, of the sample, once it is known.
         self.reference: Tensor | None = None
         # H's Ritz values, descending.
@@ -114,7 +116,7 @@ class Survey:
                 next_look = math.ceil(FURTHER * next_look)
                 yield self._seen(found, smallest, reached=False)
         assert found is not None
-        self.reference = x
+        self.reference, self.solved = x, True
         # Where rounding ended it, it is as near as CG comes.
         yield self._seen(found, smallest, reached=True)
 
