@@ -10,8 +10,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import platformdirs
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from problems.files import write_whole
@@ -30,23 +31,34 @@ def checkpoint_path(kind: str, recipe: Mapping[str, object]) -> Path:
     return cache_directory() / "checkpoints" / f"{kind}-{key}.safetensors"
 
 
-def load_checkpoint(path: Path) -> dict[str, Tensor] | None:
-    """The tensors at `path`, or None where there are none or the file is damaged (with a warning)."""
+def partial_path(path: Path) -> Path:
+    """Where the training whose checkpoint will lie at `path` keeps what it has so far."""
+    return path.with_name(f"{path.stem}.partial.safetensors")
+
+
+def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, str]] | None:
+    """Tensors and metadata at `path`; None where there are none or the file is damaged (with a warning)."""
     if not path.exists():
         return None
     try:
-        return load_file(path)
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         warnings.warn(f"the checkpoint {path} cannot be read ({error}); training again", stacklevel=2)
         return None
 
 
-def save_checkpoint(path: Path, tensors: dict[str, Tensor]) -> None:
+def save_checkpoint(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
     """Write `tensors` to `path`, whole or not at all; a cache that cannot be written is only a warning."""
+    # Each in one piece of its own: tied weights share theirs.
+    copies = {
+        name: value.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for name, value in tensors.items()
+    }
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, lambda file: save_file(tensors, file))
-    except OSError as error:
+        write_whole(path, lambda file: save_file(copies, file, metadata))
+    except (SafetensorError, OSError) as error:
         warnings.warn(
             f"the checkpoint cannot be kept in {path.parent} ({error}); it will be trained again next time. "
             f"Set {ENVIRONMENT_VARIABLE} to a directory that can be written",

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from problems.cache import checkpoint_path, load_checkpoint, save_checkpoint
 from problems.data.digits import TRAINING_SIZE, Split, accuracy, check_sizes, digits
 from problems.losses import CrossEntropy
 from problems.models.mlp import mlp
 from problems.problem import Problem, ProblemFamily, as_curvature, from_model
-from problems.training import Recipe, train
+from problems.training import Lesson, Recipe, trained
 from problems.validation import check_counts, check_damping
 
 FEATURES, CLASSES = 64, 10
@@ -67,15 +66,18 @@ class ImageClassifier(ProblemFamily):
 
     def _trained(self, data: Split, seed: int) -> nn.Module:
         """The network in float64 on the CPU, whatever it is used on: one checkpoint serves all."""
-        recipe = Recipe(epochs=self.epochs)
         generator = torch.Generator().manual_seed(seed)
         model = mlp([FEATURES, self.width, CLASSES], generator)
-        key = {"widths": self.width, "training_size": self.training_size, "seed": seed, **asdict(recipe)}
-        path = checkpoint_path("mlp-digits", key)
-        tensors = load_checkpoint(path)
-        if tensors is None:
-            train(model, CrossEntropy(), data.train_inputs, data.train_targets, recipe, generator)
-            save_checkpoint(path, dict(model.state_dict()))
-        else:
-            model.load_state_dict(tensors)
+        loss = CrossEntropy()
+
+        def batch_loss(model: nn.Module, indices: Tensor, generator: torch.Generator) -> Tensor:
+            outputs = model(data.train_inputs[indices])
+            return loss.per_example(outputs, data.train_targets[indices]).mean()
+
+        def evaluate(model: nn.Module) -> dict[str, float]:
+            return {"test accuracy": accuracy(model(data.test_inputs), data.test_targets)}
+
+        lesson = Lesson(len(data.train_targets), batch_loss, evaluate)
+        key = {"widths": self.width, "training_size": self.training_size}
+        trained(model, lesson, Recipe(epochs=self.epochs), generator, kind="mlp-digits", key=key, seed=seed)
         return model
