@@ -25,7 +25,7 @@ import problems
 import reports
 import solvers
 from bench import experiment as experiments
-from bench import runner, scaffold, study, study_runner
+from bench import data_command, runner, scaffold, study, study_runner
 from bench.conformance import command as check_command
 from bench.conformance.limit import MOST_SECONDS
 from bench.diagnosis import command as diagnose_command
@@ -33,6 +33,7 @@ from bench.diagnosis.diagnose import DEFAULT_BUDGET
 from bench.diagnosis.lissa_settings import Settings
 from bench.diagnosis.text import print_diagnosis
 from bench.store import Store
+from problems.data import DataWarning
 from problems.discovery import PluginWarning
 from problems.specification import Specification, parse
 from problems.validation import explain, unknown
@@ -43,6 +44,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.add_typer(data_command.app, name="data")
 console = Console()
 errors = Console(stderr=True)
 SHOW_WARNING = warnings.showwarning
@@ -247,8 +249,8 @@ def _say_error(text: str, style: str | None = None) -> None:
 
 
 def _show_warning(message: Warning | str, category: type[Warning], *where: Any, **options: Any) -> None:
-    if issubclass(category, PluginWarning):
-        # Plug-ins are looked for more than once.
+    if issubclass(category, PluginWarning | DataWarning):
+        # Plug-ins are looked for more than once, and data are loaded so.
         if str(message) not in shown_warnings:
             shown_warnings.add(str(message))
             _say_error(f"ihvp-bench: {message}", style="yellow")

@@ -8,6 +8,9 @@ import torch
 from sklearn.datasets import load_digits
 from torch import Tensor
 
+from problems.data.data_set import DataSet
+from problems.data.images import Images
+
 TRAINING_SIZE = 1437
 TEST_SIZE = 360
 
@@ -47,3 +50,30 @@ def digits(training_size: int = TRAINING_SIZE) -> Split:
 def accuracy(outputs: Tensor, targets: Tensor) -> float:
     """The share of examples whose largest output is the target's."""
     return float((outputs.argmax(dim=1) == targets).double().mean())
+
+
+def _images() -> Images:
+    """The digits as images of one channel, in `digits`' split."""
+    split = digits()
+
+    def pixels(inputs: Tensor) -> Tensor:
+        return (inputs * 16).round().to(torch.uint8).view(-1, 1, 8, 8)
+
+    return Images(
+        "digits",
+        pixels(split.train_inputs),
+        split.train_targets,
+        pixels(split.test_inputs),
+        split.test_targets,
+        white=16,
+        num_classes=10,
+    )
+
+
+DATA_SET = DataSet(
+    name="digits",
+    kind="images",
+    summary="1,437 + 360 handwritten digits of 8 × 8, inside scikit-learn",
+    licence="CC BY 4.0",
+    embedded=_images,
+)

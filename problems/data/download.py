@@ -1,0 +1,108 @@
+"""Downloads into memory, whole or not at all.
+
+By urllib, as in scikit-learn: what a download library would add (a folder of archives, their hashes) is not
+needed, and it bounds the wait for each of a host's addresses, not for all of them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import queue
+import threading
+import time
+import urllib.error
+import urllib.request
+from http.client import HTTPException
+from typing import Any
+from urllib.parse import urlsplit
+
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+
+from problems.data.data_set import WrongContent
+
+SECONDS_TO_ANSWER = 10.0
+SECONDS_OF_SILENCE = 30.0
+SECONDS_WITHOUT_BAR = 2.0
+CHUNK = 1 << 18
+
+
+def resolve(url: str) -> str:
+    """The URL itself; `npm:` becomes the npm registry that NPM_CONFIG_REGISTRY names, or the public one."""
+    if not url.startswith("npm:"):
+        return url
+    registry = os.environ.get("NPM_CONFIG_REGISTRY") or "https://registry.npmjs.org"
+    return f"{registry.rstrip('/')}/{url.removeprefix('npm:')}"
+
+
+def download(url: str, sha256: str | None = None) -> bytes:
+    """All of `url`; OSError where it cannot be had whole, WrongContent where its hash is another one."""
+    host = urlsplit(url).netloc or url
+    try:
+        with _answer(url) as answer:
+            content = _read(answer, url)
+    except urllib.error.HTTPError as error:
+        raise OSError(f"{host} answers {error.code} {error.reason}") from error
+    except urllib.error.URLError as error:
+        raise OSError(f"{host} cannot be reached: {error.reason}") from error
+    except HTTPException as error:
+        raise OSError(f"{host} broke off: {type(error).__name__} {error}") from error
+    found = hashlib.sha256(content).hexdigest()
+    if sha256 and found != sha256:
+        raise WrongContent(f"its SHA-256 is {found[:16]}…, not {sha256[:16]}…")
+    return content
+
+
+def _answer(url: str) -> Any:
+    """The response, once its head is there; OSError where that takes too long.
+
+    A thread waits, since the time limit of a socket holds for each of a host's addresses by itself, and for
+    looking up its name not at all.
+    """
+    outcome: queue.Queue[Any] = queue.Queue(1)
+    request = urllib.request.Request(url, headers={"User-Agent": "ihvp-bench"})
+
+    def connect() -> None:
+        try:
+            outcome.put(urllib.request.urlopen(request, timeout=SECONDS_OF_SILENCE))
+        except Exception as error:
+            outcome.put(error)
+
+    threading.Thread(target=connect, daemon=True).start()
+    try:
+        found = outcome.get(timeout=SECONDS_TO_ANSWER)
+    except queue.Empty:
+        raise TimeoutError(f"{urlsplit(url).netloc} does not answer within {SECONDS_TO_ANSWER:g} s") from None
+    if isinstance(found, Exception):
+        raise found
+    return found
+
+
+def _read(answer: Any, url: str) -> bytes:
+    """The body; OSError where it ends early. A bar on stderr shows what takes long, on a terminal."""
+    size = int(answer.headers.get("Content-Length") or 0)
+    console = Console(stderr=True)
+    bar = Progress(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        console=console,
+        transient=True,
+    )
+    task = bar.add_task(url.rpartition("/")[2], total=size or None)
+    began = time.monotonic()
+    content = bytearray()
+    try:
+        while chunk := answer.read(CHUNK):
+            content += chunk
+            bar.update(task, completed=len(content))
+            if console.is_terminal and time.monotonic() - began > SECONDS_WITHOUT_BAR:
+                bar.start()
+    finally:
+        bar.stop()
+    # read() says nothing of a connection that was closed half way.
+    if size and len(content) != size:
+        raise OSError(f"the download ended after {len(content):,} of {size:,} bytes")
+    return bytes(content)

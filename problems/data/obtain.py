@@ -1,0 +1,194 @@
+"""A data set from the first of its sources that has it."""
+
+from __future__ import annotations
+
+import lzma
+import tarfile
+import warnings
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import unquote
+
+from safetensors import SafetensorError
+
+from problems.cache import ENVIRONMENT_VARIABLE
+from problems.data.archives import files_in, members, select
+from problems.data.data_set import Address, Content, DataSet, DataUnavailable, DataWarning, WrongContent
+from problems.data.download import download, resolve
+from problems.files import write_whole
+
+# What a file that is not what it should be can raise on its way to arrays and text.
+DAMAGED = (
+    ValueError,
+    LookupError,
+    EOFError,
+    SafetensorError,
+    tarfile.TarError,
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+)
+
+
+@dataclass(frozen=True)
+class Obtained:
+    """The content, the source that gave it, and what the sources before it said."""
+
+    content: Content
+    source: str
+    said: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Source:
+    label: str
+    get: Callable[[], Content]
+    # Where it is not there: is that worth a word, though the next source may have it?
+    expected: bool = False
+    is_cache: bool = False
+
+
+def obtain(data_set: DataSet, folder: Path | None = None, *, keep: bool = False) -> Obtained:
+    """The data set from the first source that has it; kept in the cache.
+
+    DataUnavailable where no source has it, and with `keep` where the cache cannot be written, which else is a
+    DataWarning, except for weights. NotADirectoryError where `folder` is none.
+    """
+    if data_set.embedded is not None:
+        if folder is not None:
+            raise ValueError(f"{data_set.name} is inside an installed package and takes no folder")
+        return Obtained(data_set.embedded(), "an installed package", ())
+    if folder is not None and not folder.is_dir():
+        raise NotADirectoryError(f"there is no folder {folder}")
+    said: list[str] = []
+    for source in _sources(data_set, folder):
+        try:
+            content = source.get()
+        except (OSError, *DAMAGED) as error:
+            told = f"{source.label}: {error or type(error).__name__}"
+            said.append(told)
+            if source.expected or not isinstance(error, OSError):
+                warnings.warn(f"{data_set.name}: {told}; trying the next source", DataWarning, stacklevel=3)
+            continue
+        if not source.is_cache:
+            content = _kept(data_set, content, keep)
+        return Obtained(content, source.label, tuple(said))
+    raise DataUnavailable(_all_failed(data_set, said))
+
+
+def _sources(data_set: DataSet, folder: Path | None) -> Iterator[_Source]:
+    if folder is not None:
+        yield _Source(f"the folder {folder}", lambda: _from_folder(data_set, folder), expected=True)
+    cached = data_set.cache_path
+    yield _Source(f"the cache, {cached}", lambda: _from_cache(data_set, cached), is_cache=True)
+    for installed in data_set.folders:
+        yield _Source(f"the folder {installed}", lambda place=installed: _from_folder(data_set, place))  # type: ignore[misc]
+    for address in data_set.addresses:
+        label = f"{address.label}, {resolve(address.urls[0])}"
+        yield _Source(label, lambda address=address: _from_address(data_set, address))  # type: ignore[misc]
+
+
+def _from_cache(data_set: DataSet, path: Path) -> Content:
+    if not path.exists():
+        raise FileNotFoundError("not there")
+    try:
+        return _checked(data_set, data_set.rules.read(path, data_set.name))
+    except (OSError, *DAMAGED) as error:
+        raise WrongContent(f"the file is damaged and will be replaced ({error})") from error
+
+
+def _from_folder(data_set: DataSet, folder: Path) -> Content:
+    """The content by the cached file, the files of a layout or an archive in `folder`, whichever is right."""
+    if not folder.is_dir():
+        raise FileNotFoundError("not there")
+    wrong: list[str] = []
+    for label, get in _in_folder(data_set, folder):
+        try:
+            return _checked(data_set, get())
+        except FileNotFoundError:
+            continue
+        except (OSError, *DAMAGED) as error:
+            wrong.append(f"{label}: {error or type(error).__name__}")
+    if wrong:
+        raise WrongContent("; ".join(wrong))
+    raise FileNotFoundError(f"holds nothing of it; looked for {_what_a_folder_holds(data_set)}")
+
+
+def _in_folder(data_set: DataSet, folder: Path) -> Iterator[tuple[str, Callable[[], Content]]]:
+    cached = folder / data_set.cached_name
+    if cached.is_file():
+        yield cached.name, lambda: data_set.rules.read(cached, data_set.name)
+    for layout in data_set.layouts:
+        yield (
+            ", ".join(layout.patterns),
+            lambda layout=layout: layout.decode(select(files_in(folder, layout.patterns), layout.patterns)),  # type: ignore[misc]
+        )
+    for address in data_set.addresses:
+        for url in address.urls[:1]:
+            for path in sorted(folder.glob(f"*{_file_name(url)}")):
+                yield (
+                    path.name,
+                    lambda path=path, address=address: address.layout.decode(  # type: ignore[misc]
+                        select(members(path.name, path.read_bytes()), address.layout.patterns)
+                    ),
+                )
+
+
+def _from_address(data_set: DataSet, address: Address) -> Content:
+    files = (
+        member
+        for url in address.urls
+        for member in members(_file_name(url), download(resolve(url), address.sha256))
+    )
+    return _checked(data_set, address.layout.decode(select(files, address.layout.patterns)))
+
+
+def _file_name(url: str) -> str:
+    return unquote(url.rpartition("/")[2])
+
+
+def _checked(data_set: DataSet, content: Content) -> Content:
+    found = data_set.rules.digest(content)
+    if found != data_set.sha256:
+        raise WrongContent(f"its content has the SHA-256 {found[:16]}…, not {data_set.sha256[:16]}…")
+    return content
+
+
+def _kept(data_set: DataSet, content: Content, must: bool) -> Content:
+    """The content, written to the cache; of weights the path there. Where that fails, see `obtain`."""
+    path = data_set.cache_path
+    if content == path:
+        return path
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, lambda file: data_set.rules.write(content, file))
+    except (OSError, SafetensorError) as error:
+        told = (
+            f"{data_set.name} cannot be kept in {path.parent} ({error}). "
+            f"Set {ENVIRONMENT_VARIABLE} to a folder that can be written and has the room"
+        )
+        # Weights are opened from their file by others: without it there is nothing to hand on.
+        if must or isinstance(content, bytes):
+            raise DataUnavailable(told) from error
+        warnings.warn(f"{told}; it will be fetched again next time", DataWarning, stacklevel=4)
+        return content
+    return path if isinstance(content, bytes | Path) else content
+
+
+def _what_a_folder_holds(data_set: DataSet) -> str:
+    layouts = [", ".join(layout.patterns) for layout in data_set.layouts]
+    archives = [_file_name(address.urls[0]) for address in data_set.addresses if len(address.urls) == 1]
+    return "; or ".join([*layouts, *dict.fromkeys(archives), data_set.cached_name])
+
+
+def _all_failed(data_set: DataSet, said: list[str]) -> str:
+    lines = "\n".join(f"  {told}" for told in said)
+    return (
+        f"{data_set.name} cannot be had. Tried:\n{lines}\n"
+        f"Give a folder (folder=, --folder) that holds {_what_a_folder_holds(data_set)}.\n"
+        f"Or run `ihvp-bench data fetch {data_set.name}` on a machine with a network, and copy its cache file to "
+        f"{data_set.cache_path} (the cache's folder is set by {ENVIRONMENT_VARIABLE})."
+    )
