@@ -24,8 +24,8 @@ from rich.table import Column, Table
 import problems
 import reports
 import solvers
-from bench import experiment as experiments
 from bench import data_command, runner, scaffold, study, study_runner
+from bench import experiment as experiments
 from bench.conformance import command as check_command
 from bench.conformance.limit import MOST_SECONDS
 from bench.diagnosis import command as diagnose_command

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+import warnings
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -47,7 +48,9 @@ def fetch(
     """Put a data set into the cache, from where it needs no network."""
     data_set = data.find(name)
     began = time.perf_counter()
-    obtained = data.fetch(name, folder)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", data.DataWarning)  # it is among what was said
+        obtained = data.fetch(name, folder)
     for told in obtained.said:
         _say(f"Not from {told}", errors)
     where = "" if data_set.embedded else f" in {data_set.cache_path}"

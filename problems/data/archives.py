@@ -8,6 +8,7 @@ import tarfile
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from fnmatch import fnmatchcase
+from functools import partial
 from pathlib import Path
 from typing import TypeAlias
 
@@ -28,7 +29,7 @@ def members(name: str, content: bytes) -> Iterator[Member]:
     elif name.endswith((".whl", ".zip")):
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             for member in archive.namelist():
-                yield member, lambda member=member: archive.read(member)  # type: ignore[misc]
+                yield member, partial(archive.read, member)
     else:
         yield name, lambda: content
 
@@ -47,9 +48,9 @@ def files_in(folder: Path, patterns: Iterable[str]) -> Iterator[Member]:
 
 
 def select(found: Iterable[Member], patterns: tuple[str, ...]) -> Found:
-    """What each pattern matches, decompressed; FileNotFoundError names the patterns that match nothing.
+    """What each pattern matches, decompressed; where a file is there plain and with `.gz`, the first of them.
 
-    Where a file is there plain and with `.gz`, the first of them is taken.
+    FileNotFoundError where no pattern matches anything, ValueError where only some do.
     """
     chosen: dict[str, dict[str, bytes]] = {pattern: {} for pattern in patterns}
     for name, read in found:
@@ -59,7 +60,10 @@ def select(found: Iterable[Member], patterns: tuple[str, ...]) -> Found:
                 taken[plain] = gzip.decompress(read()) if plain != name else read()
     missing = [pattern for pattern, taken in chosen.items() if not taken]
     if missing:
-        raise FileNotFoundError(f"holds no {', no '.join(missing)}")
+        absent = ", ".join(missing)
+        if len(missing) == len(patterns):
+            raise FileNotFoundError(f"there is no {absent}")
+        raise ValueError(f"there is no {absent} beside the other files")
     return {pattern: tuple(taken[name] for name in sorted(taken)) for pattern, taken in chosen.items()}
 
 

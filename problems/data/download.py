@@ -46,6 +46,8 @@ def download(url: str, sha256: str | None = None) -> bytes:
         raise OSError(f"{host} answers {error.code} {error.reason}") from error
     except urllib.error.URLError as error:
         raise OSError(f"{host} cannot be reached: {error.reason}") from error
+    except TimeoutError as error:
+        raise OSError(f"{host} is silent: {error}") from error
     except HTTPException as error:
         raise OSError(f"{host} broke off: {type(error).__name__} {error}") from error
     found = hashlib.sha256(content).hexdigest()
@@ -73,7 +75,7 @@ def _answer(url: str) -> Any:
     try:
         found = outcome.get(timeout=SECONDS_TO_ANSWER)
     except queue.Empty:
-        raise TimeoutError(f"{urlsplit(url).netloc} does not answer within {SECONDS_TO_ANSWER:g} s") from None
+        raise TimeoutError(f"no answer within {SECONDS_TO_ANSWER:g} s") from None
     if isinstance(found, Exception):
         raise found
     return found

@@ -14,7 +14,7 @@ from torch import Tensor
 ARRAYS = ("train_inputs", "train_targets", "test_inputs", "test_targets")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Images:
     """Images uint8 (n, channels, height, width), 0 black and `white` white, and class numbers int64 (n,)."""
 

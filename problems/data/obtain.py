@@ -9,6 +9,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -16,7 +17,15 @@ from safetensors import SafetensorError
 
 from problems.cache import ENVIRONMENT_VARIABLE
 from problems.data.archives import files_in, members, select
-from problems.data.data_set import Address, Content, DataSet, DataUnavailable, DataWarning, WrongContent
+from problems.data.data_set import (
+    Address,
+    Content,
+    DataSet,
+    DataUnavailable,
+    DataWarning,
+    Layout,
+    WrongContent,
+)
 from problems.data.download import download, resolve
 from problems.files import write_whole
 
@@ -81,14 +90,14 @@ def obtain(data_set: DataSet, folder: Path | None = None, *, keep: bool = False)
 
 def _sources(data_set: DataSet, folder: Path | None) -> Iterator[_Source]:
     if folder is not None:
-        yield _Source(f"the folder {folder}", lambda: _from_folder(data_set, folder), expected=True)
+        yield _Source(f"the folder {folder}", partial(_from_folder, data_set, folder), expected=True)
     cached = data_set.cache_path
-    yield _Source(f"the cache, {cached}", lambda: _from_cache(data_set, cached), is_cache=True)
+    yield _Source(f"the cache, {cached}", partial(_from_cache, data_set, cached), is_cache=True)
     for installed in data_set.folders:
-        yield _Source(f"the folder {installed}", lambda place=installed: _from_folder(data_set, place))  # type: ignore[misc]
+        yield _Source(f"the folder {installed}", partial(_from_folder, data_set, installed))
     for address in data_set.addresses:
         label = f"{address.label}, {resolve(address.urls[0])}"
-        yield _Source(label, lambda address=address: _from_address(data_set, address))  # type: ignore[misc]
+        yield _Source(label, partial(_from_address, data_set, address))
 
 
 def _from_cache(data_set: DataSet, path: Path) -> Content:
@@ -120,21 +129,21 @@ def _from_folder(data_set: DataSet, folder: Path) -> Content:
 def _in_folder(data_set: DataSet, folder: Path) -> Iterator[tuple[str, Callable[[], Content]]]:
     cached = folder / data_set.cached_name
     if cached.is_file():
-        yield cached.name, lambda: data_set.rules.read(cached, data_set.name)
+        yield cached.name, partial(data_set.rules.read, cached, data_set.name)
     for layout in data_set.layouts:
-        yield (
-            ", ".join(layout.patterns),
-            lambda layout=layout: layout.decode(select(files_in(folder, layout.patterns), layout.patterns)),  # type: ignore[misc]
-        )
+        yield "its files", partial(_from_files, layout, folder)
     for address in data_set.addresses:
-        for url in address.urls[:1]:
-            for path in sorted(folder.glob(f"*{_file_name(url)}")):
-                yield (
-                    path.name,
-                    lambda path=path, address=address: address.layout.decode(  # type: ignore[misc]
-                        select(members(path.name, path.read_bytes()), address.layout.patterns)
-                    ),
-                )
+        if len(address.urls) == 1:
+            for path in sorted(folder.glob(f"*{_file_name(address.urls[0])}")):
+                yield path.name, partial(_from_archive, address.layout, path)
+
+
+def _from_files(layout: Layout, folder: Path) -> Content:
+    return layout.decode(select(files_in(folder, layout.patterns), layout.patterns))
+
+
+def _from_archive(layout: Layout, path: Path) -> Content:
+    return layout.decode(select(members(path.name, path.read_bytes()), layout.patterns))
 
 
 def _from_address(data_set: DataSet, address: Address) -> Content:
@@ -189,6 +198,6 @@ def _all_failed(data_set: DataSet, said: list[str]) -> str:
     return (
         f"{data_set.name} cannot be had. Tried:\n{lines}\n"
         f"Give a folder (folder=, --folder) that holds {_what_a_folder_holds(data_set)}.\n"
-        f"Or run `ihvp-bench data fetch {data_set.name}` on a machine with a network, and copy its cache file to "
-        f"{data_set.cache_path} (the cache's folder is set by {ENVIRONMENT_VARIABLE})."
+        f"Or run `ihvp-bench data fetch {data_set.name}` on a machine with a network, and copy its cache file "
+        f"to {data_set.cache_path} ({ENVIRONMENT_VARIABLE} sets the cache's folder)."
     )
