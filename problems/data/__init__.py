@@ -12,7 +12,7 @@ from pathlib import Path
 
 from problems.data.data_set import DataSet, DataUnavailable, DataWarning
 from problems.data.images import Images
-from problems.data.obtain import Obtained, obtain
+from problems.data.sources import Obtained, obtain
 from problems.data.text import Text
 from problems.validation import unknown
 

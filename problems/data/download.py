@@ -103,7 +103,8 @@ def _read(answer: Any, url: str) -> bytes:
             if console.is_terminal and time.monotonic() - began > SECONDS_WITHOUT_BAR:
                 bar.start()
     finally:
-        bar.stop()
+        if bar.live.is_started:
+            bar.stop()  # which would print an empty line
     # read() says nothing of a connection that was closed half way.
     if size and len(content) != size:
         raise OSError(f"the download ended after {len(content):,} of {size:,} bytes")

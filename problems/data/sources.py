@@ -198,6 +198,6 @@ def _all_failed(data_set: DataSet, said: list[str]) -> str:
     return (
         f"{data_set.name} cannot be had. Tried:\n{lines}\n"
         f"Give a folder (folder=, --folder) that holds {_what_a_folder_holds(data_set)}.\n"
-        f"Or run `ihvp-bench data fetch {data_set.name}` on a machine with a network, and copy its cache file "
-        f"to {data_set.cache_path} ({ENVIRONMENT_VARIABLE} sets the cache's folder)."
+        f"Or run `ihvp-bench data fetch {data_set.name}` on a machine with a network, and copy its file to "
+        f"{data_set.cache_path} ({ENVIRONMENT_VARIABLE} sets the cache's folder)."
     )
