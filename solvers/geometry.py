@@ -129,6 +129,14 @@ class PreconditionedOperator(CurvatureOperator):
         found = squared + mixed
         return found if vectors.ndim == 2 else found[:, 0]
 
+    def draws_in(self, size: int) -> int:
+        return self.operator.draws_in(size)
+
+    def single_draws(
+        self, size: int, generator: torch.Generator, repeats: int | None = None
+    ) -> PreconditionedOperator:
+        return self._of(self.operator.single_draws(size, generator, repeats))
+
     def subset(self, indices: Tensor) -> PreconditionedOperator:
         return self._of(self.operator.subset(indices))
 

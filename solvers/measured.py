@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
 from problems.operators.base import CurvatureOperator
+from problems.operators.tokens import sequences_for
 from problems.spectrum.lanczos import Extremes, extreme_eigenvalues
 from problems.spectrum.smoothness import noise_constant, sampled_noise_constant
 from problems.spectrum.trace import xtrace
@@ -30,7 +31,8 @@ SAMPLED_EXAMPLES = 64
 class Measured:
     """What was measured of H for LiSSA, on `operator`: all data or a sample of them.
 
-    `noise_constant` is R of E h² ⪯ R (H + λ), h of one draw; a draw is `units_per_draw` units.
+    `noise_constant` is R of E h² ⪯ R (H + λ), h of one draw: an example, or a whole sequence, which is
+    `units_per_draw` units.
     """
 
     operator: CurvatureOperator
@@ -43,15 +45,30 @@ class Measured:
     margin: float
     # What each step takes besides its draws, in draws: a preconditioner.
     overhead: float = 0.0
+    # R of draws that are parts of sequences, by batch size.
+    _of_parts: dict[int, float] = field(default_factory=dict, compare=False, repr=False)
 
     def second_moment(self, batch_size: int) -> float:
-        """Upper bound of L_b for mini-batches of `batch_size` units."""
-        draws = batch_size / self.units_per_draw
-        return theory.second_moment_bound(self.largest, self.damping, self.noise_constant, draws)
+        """Upper bound of L_b for mini-batches of `batch_size` units.
+
+        Where a draw keeps a part of its sequence R is that of such parts, measured when it is first asked
+        for: it does not follow from that of whole sequences, since mean h_t² of their tokens t may be
+        larger in some direction than N·(mean h_t)², where the h_t do not commute.
+        """
+        draws, share = sequences_for(batch_size, self.units_per_draw)
+        constant = self.noise_constant
+        if share < 1:
+            if batch_size not in self._of_parts:
+                generator = torch.Generator().manual_seed(batch_size)
+                self._of_parts[batch_size] = _noise_constant(
+                    self.operator, self.damping, generator, batch_size
+                )
+            constant = self._of_parts[batch_size]
+        return theory.second_moment_bound(self.largest, self.damping, constant, draws)
 
     @property
     def sufficient_batch(self) -> float:
-        """b* in units: from there on a step of half of what all data allow is safe."""
+        """b* in units, of whole draws: from there on a step of half of what all data allow is safe."""
         return self.units_per_draw * theory.batch_for_full_step(
             self.largest, self.damping, self.noise_constant
         )
@@ -59,7 +76,11 @@ class Measured:
 
 @dataclass(frozen=True)
 class PapersMeasurements:
-    """λ_max and Tr(H), of which Klochkov & Liu (2024) make η = 1/(λ_max + λ), b = Tr(H)/(λ_max + λ)."""
+    """λ_max and Tr(H), of which Klochkov & Liu (2024) make η = 1/(λ_max + λ), b = Tr(H)/(λ_max + λ).
+
+    H is a mean over units, so b counts tokens of a language model, as theirs does; the rule takes them to be
+    independent, which those of one sequence are not (`problems.spectrum.sequence_correlation`).
+    """
 
     largest: float
     trace: float
@@ -78,18 +99,13 @@ def measure_curvature(
     """Measure λ_max, and R of the noise. Breakdown where H + λI is found not to be positive definite."""
     operator = sample_of(operator, generator)
     extremes = _extremes(operator, damping, generator)
-    if operator.has_examples:
-        noise = noise_constant(
-            operator, damping, generator, width=1, tolerance=TOLERANCE, max_steps=NOISE_STEPS
-        )
-    else:
-        noise = sampled_noise_constant(operator, damping, SAMPLED_EXAMPLES, generator)
+    noise = _noise_constant(operator, damping, generator)
     return Measured(
         operator,
         damping,
         max(0.0, extremes.largest.value + extremes.largest_residual),
         extremes.smallest.value,
-        noise.value.value,
+        noise,
         operator.num_examples / operator.num_draws,
         margin(operator, damping, extremes),
         overhead,
@@ -122,6 +138,25 @@ def margin(operator: CurvatureOperator, damping: float, extremes: Extremes) -> f
     smallest = min(0.0, extremes.smallest.value)
     sure = smallest - extremes.smallest_residual + damping
     return sure if sure > 0 else smallest + damping
+
+
+def _noise_constant(
+    operator: CurvatureOperator, damping: float, generator: torch.Generator, batch_size: int | None = None
+) -> float:
+    """R of whole draws, or of those that mini-batches of `batch_size` units are made of."""
+    if not operator.has_examples:
+        found = sampled_noise_constant(operator, damping, SAMPLED_EXAMPLES, generator, batch_size=batch_size)
+    else:
+        found = noise_constant(
+            operator,
+            damping,
+            generator,
+            batch_size=batch_size,
+            width=1,
+            tolerance=TOLERANCE,
+            max_steps=NOISE_STEPS,
+        )
+    return found.value.value
 
 
 def _extremes(operator: CurvatureOperator, damping: float, generator: torch.Generator) -> Extremes:

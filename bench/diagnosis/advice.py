@@ -79,8 +79,9 @@ def of_examples(spectrum: Spectrum, example: int | None, draws: int) -> list[str
     rules = ratio >= HETEROGENEOUS and constant >= NEAR * ratio * spectrum.trace.value
     if share <= DOMINANT_SHARE and not rules:
         return []
+    draw = "sequence" if spectrum.unit == "token" else "example"
     return [
-        f"example {example} carries {100 * share:.2g} % of Tr(H), {ratio:.3g} times the mean: mini-batches "
+        f"{draw} {example} carries {100 * share:.2g} % of Tr(H), {ratio:.3g} times the mean: mini-batches "
         "without it miss that curvature, those with it have too much. Look at it; LiSSA needs small steps or "
         "large batches here"
     ]

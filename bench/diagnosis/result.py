@@ -11,6 +11,7 @@ from bench.diagnosis.lissa_settings import JudgedSettings
 from bench.diagnosis.predicted_solvers import PredictedSolver
 from problems.spectrum import Spectrum
 from problems.spectrum.estimate import Estimate
+from reports.formats import number
 
 CONFIDENCE = 0.99
 
@@ -139,7 +140,9 @@ def quantities(
         "trace_of_noise": _estimated(
             "Tr(E h² − H²)",
             spectrum.trace_of_noise,
-            "noise of one draw; a mini-batch of b has 1/b of it",
+            "noise of mini-batches, times b: of b tokens in whole sequences"
+            if spectrum.unit == "token"
+            else "noise of one draw; a mini-batch of b has 1/b of it",
             0.0,
         ),
         "effective_rank": _estimated(
@@ -164,9 +167,10 @@ def quantities(
             "(λ_max + λ)/(λ_min + λ)" + ("; its upper end is certain" if floor is not None else ""),
         ),
     }
+    draw, of = ("sequence", ", of whole sequences") if spectrum.unit == "token" else ("example", "")
     if spectrum.heterogeneity is not None:
         ratio = spectrum.heterogeneity.ratio
-        found["heterogeneity"] = _estimated("C", ratio, f"max Tr(h_i)/Tr H, that of example {example}", 1.0)
+        found["heterogeneity"] = _estimated("C", ratio, f"max Tr(h_i)/Tr H, that of {draw} {example}", 1.0)
     if spectrum.noise_constant is not None:
         constant = spectrum.noise_constant
         found["noise_constant"] = Quantity(
@@ -175,7 +179,16 @@ def quantities(
             constant.value.value,
             None,
             constant.value.kind,
-            f"E h² ⪯ R (H + λ), by LOBPCG; residual {constant.residual:.1g} of it",
+            f"E h² ⪯ R (H + λ), by LOBPCG{of}; residual {constant.residual:.1g} of it",
+        )
+    if spectrum.correlation is not None:
+        worth, effect = spectrum.correlation.worth, spectrum.correlation.design_effect
+        found["sequence_worth"] = _estimated(
+            "tokens/sequence",
+            worth,
+            f"independent tokens that a sequence of {number(spectrum.correlation.length)} is worth by its "
+            f"noise, which is {number(effect.value)} times that of so many independent ones",
+            0.0,
         )
     return found
 

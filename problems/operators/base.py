@@ -64,6 +64,20 @@ class CurvatureOperator(ABC):
         """The examples, or the sequences where the unit is the token, that a mini-batch draws from."""
         return self.num_examples
 
+    def draws_in(self, size: int) -> int:
+        """How many independent draws a mini-batch of `size` units is the mean of."""
+        return size
+
+    def single_draws(
+        self, size: int, generator: torch.Generator, repeats: int | None = None
+    ) -> CurvatureOperator:
+        """H as the mean over the draws h̃ that mini-batches of `size` units are made of.
+
+        Its `mean_square` is E h̃², so that E H̃² = (1 − 1/m) H² + E h̃²/m with m = `draws_in(size)`. Itself,
+        unless h̃ is a part of a sequence: then each sequence comes `repeats` times with parts drawn at random.
+        """
+        return self
+
     @property
     def preparation_seconds(self) -> float:
         """Time so far that products took to prepare later ones (recording, measuring memory)."""

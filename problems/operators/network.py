@@ -31,10 +31,14 @@ from problems.operators.recording import Linearised, Recorder, block_size
 from problems.operators.roots import example_roots, pull_back, push_forward
 from problems.operators.sampled_targets import SampledTargets
 from problems.operators.squared_rows import squared_rows
-from problems.operators.tokens import Draw, draw_tokens, token_weights
+from problems.operators.tokens import Draw, draw_tokens, every_sequence, sequences_for, token_weights
 from problems.precision import multiplying
 from problems.validation import check_counts
 from problems.work import BACKWARD_COST, FORWARD_COST, Work
+
+# Parts of sequences of which E h̃² is the mean, where there are fewer sequences.
+PARTS = 1024
+PART = "this mini-batch keeps some tokens of its sequences: draw from the whole data"
 
 
 @dataclass
@@ -138,6 +142,30 @@ class NetworkOperator(CurvatureOperator):
     @property
     def num_draws(self) -> int:
         return len(self.indices)
+
+    def draws_in(self, size: int) -> int:
+        if self.shared.counts is None:
+            return size
+        return sequences_for(size, self.num_examples / self.num_draws)[0]
+
+    def single_draws(
+        self, size: int, generator: torch.Generator, repeats: int | None = None
+    ) -> NetworkOperator:
+        """H as the mean over the draws of mini-batches of `size` units: of tokens, sequences or their parts.
+
+        `repeats` parts of each sequence: by default as many as it has, or as make 1024 in all.
+        """
+        if self.shared.counts is None:
+            return self
+        if self.ranks is not None:
+            raise ValueError(PART)
+        share = sequences_for(size, self.num_examples / self.num_draws)[1]
+        if share == 1:
+            return self
+        if repeats is None:
+            repeats = min(math.ceil(1 / share), max(1, PARTS // self.num_draws))
+        draw = every_sequence(self.shared.counts[self.indices], size, repeats, generator)
+        return self._derived(indices=self.indices[draw.sequences], ranks=draw.ranks)
 
     @property
     def preparation_seconds(self) -> float:
@@ -449,7 +477,7 @@ class NetworkOperator(CurvatureOperator):
         if self.shared.counts is None:
             return self.subset(torch.randint(len(self.indices), (size,), generator=generator))
         if self.ranks is not None:
-            raise ValueError("this mini-batch keeps some tokens of its sequences: draw from the whole data")
+            raise ValueError(PART)
         draw = draw_tokens(self.shared.counts[self.indices], size, generator)
         return self._derived(indices=self.indices[draw.sequences], ranks=draw.ranks)
 

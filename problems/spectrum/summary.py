@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import torch
 
@@ -15,6 +15,7 @@ from problems.spectrum.heterogeneity import AGAIN, FINALISTS, Heterogeneity, het
 from problems.spectrum.lanczos import Extremes, extreme_eigenvalues
 from problems.spectrum.pencil import TopOfPencil
 from problems.spectrum.sampling_noise import SamplingNoise, sampling_noise
+from problems.spectrum.sequence_correlation import SequenceCorrelation, has_sequences, sequence_correlation
 from problems.spectrum.smoothness import noise_constant
 from problems.spectrum.trace import hutchinson, xtrace
 from problems.validation import check_damping
@@ -49,8 +50,9 @@ class Spectrum:
     """Estimates of H's spectrum and of how mini-batches sample it; `spent` in gradient equivalents.
 
     `trace_of_noise` is b Tr(E H̃² − H²) for mini-batches of b units: Tr(E h² − H²) of single examples. Where
-    the unit is the token that holds for the b that was measured, since tokens of a sequence are drawn
-    together; `heterogeneity` and `noise_constant` are of whole sequences there.
+    the `unit` is the token it is that of whole sequences, whose tokens are drawn together: `correlation`
+    tells how many independent ones they are worth. `heterogeneity` and `noise_constant` are of whole
+    sequences there, each one draw of `units_per_draw` tokens on average.
     `heterogeneity` and `noise_constant` are None where H offers no single examples' curvature, the last
     also where no λ was given. Where few examples carry the noise, few draws carry its estimate, and its
     standard error is too small: `heterogeneity` tells.
@@ -67,6 +69,14 @@ class Spectrum:
     noise_constant: TopOfPencil | None
     damping: float | None
     spent: Mapping[str, float]
+    unit: Literal["example", "token"]
+    num_draws: int
+    correlation: SequenceCorrelation | None
+
+    @property
+    def units_per_draw(self) -> float:
+        """Tokens of a sequence on average; 1 where the unit is the example."""
+        return self.num_examples / self.num_draws
 
     @property
     def largest(self) -> float:
@@ -141,14 +151,22 @@ def measure(
     )
     found_trace = spend("trace", trace)
     found_density = spend("density", density)
-    batch = max(1, min(NOISE_BATCH, operator.num_examples // 4))
 
-    def pairs(share: float, generator: torch.Generator) -> SamplingNoise:
-        # Of a language model a few tokens cost as much as their whole sequence.
+    def noise_of_batches(
+        share: float, generator: torch.Generator
+    ) -> tuple[SamplingNoise, SequenceCorrelation | None]:
+        sequences = has_sequences(operator)
+        batch = 1 if sequences else max(1, min(NOISE_BATCH, operator.num_examples // 4))
         cost = _cost_of_a_product(operator.minibatch(batch, generator))
-        return sampling_noise(operator, batch, min(MOST_PAIRS, max(4, int(share / (2 * cost)))), generator)
+        # Of a language model one token costs as much as its whole sequence.
+        pairs = min(MOST_PAIRS, max(4, int(share / ((4 if sequences else 2) * cost))))
+        if not sequences:
+            return sampling_noise(operator, batch, pairs, generator), None
+        found = sequence_correlation(operator, pairs, generator)
+        return found.whole, found
 
-    sampled = spend("noise", pairs)
+    sampled, correlation = spend("noise", noise_of_batches)
+    draws = operator.draws_in(sampled.batch_size)
 
     def noise(share: float, generator: torch.Generator) -> TopOfPencil:
         # A step: of each vector an ordinary product and two of every example alone.
@@ -176,12 +194,15 @@ def measure(
         found_trace,
         # From the density, to which no mini-batch's noise is added.
         found_density.spectral_sum(torch.square),
-        sampled.trace_of_noise.times(batch),
+        sampled.trace_of_noise.times(draws * operator.num_examples / operator.num_draws),
         found_density,
         unequal,
         constant,
         damping,
         spent,
+        operator.unit,
+        operator.num_draws,
+        correlation,
     )
 
 
