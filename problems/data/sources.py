@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import lzma
-import tarfile
 import warnings
-import zipfile
-import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -28,18 +24,6 @@ from problems.data.data_set import (
 )
 from problems.data.download import download, resolve
 from problems.files import write_whole
-
-# What a file that is not what it should be can raise on its way to arrays and text.
-DAMAGED = (
-    ValueError,
-    LookupError,
-    EOFError,
-    SafetensorError,
-    tarfile.TarError,
-    zipfile.BadZipFile,
-    zlib.error,
-    lzma.LZMAError,
-)
 
 
 @dataclass(frozen=True)
@@ -76,8 +60,8 @@ def obtain(data_set: DataSet, folder: Path | None = None, *, keep: bool = False)
     for source in _sources(data_set, folder):
         try:
             content = source.get()
-        except (OSError, *DAMAGED) as error:
-            told = f"{source.label}: {error or type(error).__name__}"
+        except Exception as error:  # a damaged file can raise anything on its way to arrays and text
+            told = f"{source.label}: {_explained(error)}"
             said.append(told)
             if source.expected or not isinstance(error, OSError):
                 warnings.warn(f"{data_set.name}: {told}; trying the next source", DataWarning, stacklevel=3)
@@ -105,8 +89,8 @@ def _from_cache(data_set: DataSet, path: Path) -> Content:
         raise FileNotFoundError("not there")
     try:
         return _checked(data_set, data_set.rules.read(path, data_set.name))
-    except (OSError, *DAMAGED) as error:
-        raise WrongContent(f"the file is damaged and will be replaced ({error})") from error
+    except Exception as error:
+        raise WrongContent(f"the file is damaged and will be replaced ({_explained(error)})") from error
 
 
 def _from_folder(data_set: DataSet, folder: Path) -> Content:
@@ -119,8 +103,8 @@ def _from_folder(data_set: DataSet, folder: Path) -> Content:
             return _checked(data_set, get())
         except FileNotFoundError:
             continue
-        except (OSError, *DAMAGED) as error:
-            wrong.append(f"{label}: {error or type(error).__name__}")
+        except Exception as error:
+            wrong.append(f"{label}: {_explained(error)}")
     if wrong:
         raise WrongContent("; ".join(wrong))
     raise FileNotFoundError(f"holds nothing of it; looked for {_what_a_folder_holds(data_set)}")
@@ -185,6 +169,11 @@ def _kept(data_set: DataSet, content: Content, must: bool) -> Content:
         warnings.warn(f"{told}; it will be fetched again next time", DataWarning, stacklevel=4)
         return content
     return path if isinstance(content, bytes | Path) else content
+
+
+def _explained(error: Exception) -> str:
+    """What it says; with its type, where that is none of those raised to be read."""
+    return str(error) if isinstance(error, ValueError | OSError) else f"{type(error).__name__}: {error}"
 
 
 def _what_a_folder_holds(data_set: DataSet) -> str:

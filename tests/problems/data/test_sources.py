@@ -107,8 +107,9 @@ def test_once_it_is_cached_no_network_is_touched(web: Web, cache: Path) -> None:
         b"no archive",
         tar({"x": b""}),
         tar(FILES | {"t10k-labels-idx1-ubyte": b""}),
+        tar({f"{name}.gz": content for name, content in FILES.items()}),
     ],
-    ids=["other content", "cut off", "no archive", "other files", "an empty file"],
+    ids=["other content", "cut off", "no archive", "other files", "an empty file", "not gzipped"],
 )
 def test_the_next_source_is_tried_where_one_is_wrong(wrong: bytes, web: Web, cache: Path) -> None:
     small = data_set(web.serve("wrong.tgz", wrong), web.serve("right.tgz", tar(FILES)))
