@@ -9,11 +9,11 @@ import statistics
 from typing import Any
 
 import pytest
-import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 
 import problems
 from bench.suite.grid_search import cheapest_setting
+from bench.suite.subjects import Subject, parametrize
 from problems import Problem
 from solvers import Solution, Status, solve
 from solvers.lissa import LiSSA
@@ -25,18 +25,24 @@ ON_SEEDS = 9
 
 pytestmark = pytest.mark.slow
 
-PROBLEMS: dict[str, dict[str, Any]] = {
-    "quadratic": {},
-    "quadratic, heavy-tailed": {"traces": "heavy_tailed"},
-    "softmax_regression": {},
-    "image_classifier": {},
-}
+OWN: list[tuple[str, dict[str, Any]]] = [
+    ("quadratic", {}),
+    ("quadratic", {"traces": "heavy_tailed"}),
+    ("softmax_regression", {}),
+    ("image_classifier", {}),
+]
 
 
-@pytest.mark.parametrize("name", PROBLEMS)
-def bench_autotune(benchmark: BenchmarkFixture, name: str) -> None:
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Without --problem on the small problems."""
+    parametrize(metafunc, lambda: [Subject(problems.family(name, **settings)) for name, settings in OWN])
+
+
+def bench_autotune(benchmark: BenchmarkFixture, subject: Subject) -> None:
     """Ten tuned solves; how many examples each took over those of the grid's cheapest setting."""
-    problem = problems.load(name.partition(",")[0], dtype=torch.float64, **PROBLEMS[name])
+    problem = subject.problem
+    if problem.reference is None:
+        pytest.skip(f"the grid's errors need a reference, which p = {problem.size} has none of")
     solver = LiSSA()
     solutions: list[Solution] = []
 

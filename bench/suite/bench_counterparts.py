@@ -19,6 +19,7 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 from unittest.mock import patch
 
 import numpy as np
@@ -31,7 +32,8 @@ from torch import Tensor
 import problems
 import solvers
 from bench.suite import counterparts as against
-from bench.suite.counterparts import LANCZOS_RANK, LANCZOS_STEPS, TOLERANCE, Solve
+from bench.suite.counterparts import LANCZOS_RANK, LANCZOS_STEPS, TOLERANCES, Solve
+from bench.suite.subjects import Subject, parametrize
 from problems import Problem
 from solvers import Solver, solve
 
@@ -58,17 +60,18 @@ def _solve(solver: Solver, problem: Problem, columns: slice) -> Tensor:
     return solution.x
 
 
-def pairs() -> dict[str, Pair]:
+def pairs(dtype: torch.dtype = torch.float64) -> dict[str, Pair]:
     """All pairs by name."""
+    tolerance = TOLERANCES[dtype]
     # Both residuals are within the tolerance, and ‖(H + λI)⁻¹‖ ≤ 1/λ.
     krylov = {
         name: Pair(
-            solvers.load(name, tolerance=TOLERANCE),
+            solvers.load(name, tolerance=tolerance),
             {
-                f"scipy_{name}": partial(_solve, solvers.load(f"scipy_{name}", tolerance=TOLERANCE)),
+                f"scipy_{name}": partial(_solve, solvers.load(f"scipy_{name}", tolerance=tolerance)),
                 "SciPy alone": alone,
             },
-            apart=2 * TOLERANCE,
+            apart=2 * tolerance,
         )
         for name, alone in (
             ("cg", against.scipy_cg),
@@ -76,11 +79,11 @@ def pairs() -> dict[str, Pair]:
             ("lsmr", against.scipy_lsmr),
         )
     }
-    block = solvers.load("block_cg", tolerance=TOLERANCE)
+    block = solvers.load("block_cg", tolerance=tolerance)
     together = partial(_solve, krylov["cg"].solver)
     return {
         **krylov,
-        "block_cg": Pair(block, {"cg": together, "SciPy alone": against.scipy_cg}, apart=2 * TOLERANCE),
+        "block_cg": Pair(block, {"cg": together, "SciPy alone": against.scipy_cg}, apart=2 * tolerance),
         "exact_cholesky": Pair(
             solvers.load("exact", method="cholesky"),
             {"torch.linalg": against.torch_cholesky, "scipy.linalg": against.scipy_cholesky},
@@ -103,18 +106,33 @@ def pairs() -> dict[str, Pair]:
 
 
 # Of the quadratic's dimensions 100 are H's, so that the dual is the smaller way too.
-PROBLEMS: dict[str, Mapping[str, int]] = {
+OWN: dict[str, dict[str, Any]] = {
     "quadratic": {"dimension": 500, "num_examples": 100},
     "image_classifier": {},
 }
 # Of all its examples the network's root has more rows than there are parameters.
-FEW_EXAMPLES = {"image_classifier": {"training_size": 60}}
+FEW_EXAMPLES: dict[str, dict[str, Any]] = {"image_classifier": {"training_size": 60}}
+# What LAPACK is tried on.
+LARGEST_DENSE = 4000
 
 
 @functools.cache
-def _problem(family: str, few: bool) -> Problem:
-    settings = FEW_EXAMPLES.get(family, PROBLEMS[family]) if few else PROBLEMS[family]
-    return problems.load(family, device=torch.device("cpu"), dtype=torch.float64, seed=0, **settings)
+def _few(family: str) -> Problem:
+    return problems.load(family, **FEW_EXAMPLES.get(family, OWN[family]))
+
+
+def _problem(subject: Subject, name: str) -> Problem:
+    """The subject's problem; skips where a counterpart cannot be had."""
+    if not subject.asked:
+        return _few(subject.family.name) if name == "exact_dual" else subject.problem
+    problem = subject.problem
+    dense = (problem.operator.dtype, problem.operator.device.type) == (torch.float64, "cpu")
+    if name.startswith("exact") and not (dense and problem.size <= LARGEST_DENSE):
+        pytest.skip(f"LAPACK's are run in float64 on the CPU, up to p = {LARGEST_DENSE}")
+    reason = pairs(problem.operator.dtype)[name].solver.skip(problem)
+    if reason:
+        pytest.skip(reason)
+    return problem
 
 
 @pytest.fixture(autouse=True)
@@ -127,21 +145,24 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-def _cases() -> list[tuple[str, str, int]]:
-    # A block of one column is that of cg.
-    return [
-        (name, family, width)
-        for name in pairs()
-        for family in PROBLEMS
-        for width in (1, 4)
-        if (name, width) != ("block_cg", 1)
-    ]
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Without --problem on a quadratic and a network."""
+    parametrize(
+        metafunc, lambda: [Subject(problems.family(name, **settings)) for name, settings in OWN.items()]
+    )
 
 
-@pytest.mark.parametrize(("name", "family", "width"), _cases())
-def bench_counterparts(benchmark: BenchmarkFixture, name: str, family: str, width: int) -> None:
+# A block of one column is that of cg.
+CASES = [(name, width) for name in pairs() for width in (1, 4) if (name, width) != ("block_cg", 1)]
+
+
+@pytest.mark.parametrize(("name", "width"), CASES)
+def bench_counterparts(benchmark: BenchmarkFixture, name: str, subject: Subject, width: int) -> None:
     """Seconds of ours over each counterpart's, and the products that each takes, in `extra_info`."""
-    problem, columns, pair = _problem(family, name == "exact_dual"), slice(0, width), pairs()[name]
+    problem, columns = _problem(subject, name), slice(0, width)
+    pair = pairs(problem.operator.dtype)[name]
+    if width > problem.num_columns:
+        pytest.skip(f"the problem has {problem.num_columns} columns, {width} are compared")
     began = time.process_time()
     counts = check_agreement(pair, problem, columns)
     once = (time.process_time() - began) / 2
@@ -158,8 +179,8 @@ def bench_counterparts(benchmark: BenchmarkFixture, name: str, family: str, widt
             taken[index] = time.process_time() - began
         seconds.append(taken)
 
-    rounds = min(MOST, max(FEWEST, int(SECONDS / once)))
-    benchmark.group = f"{family}, columns: {width}"
+    rounds = min(MOST, max(1 if subject.asked else FEWEST, int(SECONDS / once)))
+    benchmark.group = f"{subject.name}, columns: {width}"
     benchmark.pedantic(interleaved, rounds=rounds)
     records = compare(list(pair.counterparts), np.array(seconds), counts)
     benchmark.extra_info.update(
@@ -173,7 +194,8 @@ def bench_counterparts(benchmark: BenchmarkFixture, name: str, family: str, widt
     )
     table = "; ".join(f"{each['ratio']:.2f} × {each['name']} ({each['products']})" for each in records)
     milliseconds = 1e3 * benchmark.extra_info["seconds"]
-    print(f"\n{name}, {family}, {width} columns: {milliseconds:.2f} ms ({counts[0][0]} products) is {table}")
+    ours = f"{milliseconds:.2f} ms ({counts[0][0]} products)"
+    print(f"\n{name}, {subject.name}, {width} columns: {ours} is {table}")
 
 
 def check_agreement(pair: Pair, problem: Problem, columns: slice) -> list[tuple[int, int]]:

@@ -11,7 +11,7 @@ import ctypes
 import random
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
@@ -19,15 +19,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 from pytest_benchmark.fixture import BenchmarkFixture
 from torch import Tensor, nn
 
 from bench.memory import PeakMemory
 from bench.suite.networks import CONTEXT, IMAGE_CLASSES, VOCABULARY, Transformer, resnet18
+from bench.suite.subjects import Subject, parametrize, synchronise
 from problems import GaussNewton, Hessian, NetworkOperator
-from problems.examples import Examples
-from problems.losses import CrossEntropy, TokenCrossEntropy
+from problems.examples import Examples, Inputs
+from problems.losses import CrossEntropy, Loss, TokenCrossEntropy
 from problems.model_function import ModelFunction
 from problems.operators.curvature import Curvature
 from problems.operators.recording import RECORD_AFTER
@@ -36,6 +36,8 @@ COLUMNS = 8
 ROUNDS = 15
 # In each round, of which the median counts: every ratio is over it.
 GRADIENTS = 5
+# Of a problem that was asked for: images, or sequences.
+BATCH = {"example": 32, "token": 8}
 LIBRARY = "ihvp-bench"
 
 ONE = "one column, fresh mini-batch"
@@ -53,37 +55,50 @@ TARGETS = {
 
 @dataclass(frozen=True)
 class Network:
-    """A model with the batch it is measured on."""
+    """A network as a function of its parameters, its loss, and the batch that both are measured on."""
 
-    model: nn.Module
-    inputs: Tensor
-    targets: Tensor
+    function: ModelFunction
+    loss: Loss
+    data: Examples
 
     def operator(self, curvature: Curvature) -> NetworkOperator:
-        """The matrix over the batch, for the language model the mean over tokens."""
-        function = ModelFunction(self.model)
-        data = Examples((self.inputs, self.targets), function.device, function.dtype)
-        loss = TokenCrossEntropy() if self.targets.ndim == 2 else CrossEntropy()
-        return NetworkOperator(curvature, function, loss, data)
+        """The matrix over the batch, for a language model the mean over tokens."""
+        return NetworkOperator(curvature, self.function, self.loss, self.data)
+
+    def batch(self) -> tuple[Inputs, Tensor]:
+        """Inputs and targets, all of them."""
+        return self.data.batch(torch.arange(len(self.data)))
+
+    def parameters(self) -> list[Tensor]:
+        """Those that H is of."""
+        named = dict(self.function.model.named_parameters())
+        return [named[name] for name in self.function.names]
 
     def gradient(self) -> tuple[Tensor, ...]:
         """As anyone computes it: forward, backward."""
-        outputs = self.model(self.inputs)
-        loss = F.cross_entropy(outputs.flatten(0, -2), self.targets.flatten())
-        return torch.autograd.grad(loss, list(self.model.parameters()))
+        inputs, targets = self.batch()
+        model = self.function.model
+        outputs = model(**inputs) if isinstance(inputs, dict) else model(inputs)
+        if isinstance(outputs, Mapping):
+            outputs = outputs["logits"]
+        loss = self.loss.per_unit(outputs, targets).sum() / self.loss.counted(targets).sum()
+        return torch.autograd.grad(loss, self.parameters())
 
     def curvlinops(self) -> Any:
-        """The same matrix as curvlinops has it; None where that is not installed."""
+        """The same matrix as curvlinops has it; None where that is not installed, or takes no such inputs."""
+        inputs, targets = self.batch()
         try:
             import curvlinops
         except ImportError:
             return None
-        function = nn.Sequential(self.model, nn.Flatten(0, 1)) if self.targets.ndim == 2 else self.model
+        if not isinstance(inputs, Tensor):
+            return None
+        model = self.function.model
         return curvlinops.GGNLinearOperator(
-            function,
+            nn.Sequential(model, nn.Flatten(0, 1)) if targets.ndim == 2 else model,
             nn.CrossEntropyLoss(),
-            list(self.model.parameters()),
-            [(self.inputs, self.targets.flatten())],
+            self.parameters(),
+            [(inputs, targets.flatten())],
             check_deterministic=False,
         )
 
@@ -99,11 +114,49 @@ class Entry:
     floor: float | None = None
 
 
-@pytest.mark.parametrize("name", list(TARGETS))
-def bench_products(benchmark: BenchmarkFixture, name: str) -> None:
+@dataclass(frozen=True)
+class Own:
+    """One of the suite's own networks, at random weights and on random data."""
+
+    name: str
+
+    @property
+    def network(self) -> Network:
+        """The network with its batch."""
+        torch.manual_seed(0)
+        if self.name == "resnet18":
+            return network(resnet18(), torch.randn(32, 3, 32, 32), torch.randint(IMAGE_CLASSES, (32,)))
+        tokens = torch.randint(VOCABULARY, (8, CONTEXT))
+        return network(Transformer(), tokens, tokens.roll(-1, dims=1))
+
+
+def network(model: nn.Module, inputs: Tensor, targets: Tensor) -> Network:
+    """A model on a batch, all its parameters; targets of two dimensions are tokens."""
+    function = ModelFunction(model)
+    loss = TokenCrossEntropy() if targets.ndim == 2 else CrossEntropy()
+    return Network(function, loss, Examples((inputs, targets), function.device, function.dtype))
+
+
+def network_of(subject: Subject) -> Network:
+    """The network of a problem, on the first of its examples; skips where H is no network's."""
+    task = subject.problem.task
+    if task is None:
+        pytest.skip("products are measured against a network's gradient, and this is a bare matrix")
+    few = torch.arange(min(len(task.training), BATCH[task.loss.unit]))
+    function = task.function
+    return Network(function, task.loss, Examples(task.training.batch(few), function.device, function.dtype))
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Without --problem on the suite's own networks."""
+    parametrize(metafunc, lambda: [Own(name) for name in TARGETS])
+
+
+def bench_products(benchmark: BenchmarkFixture, subject: Own | Subject) -> None:
     """Seconds over a gradient's, per column, and the peak memory of one column likewise, in `extra_info`."""
-    network = _network(name)
-    vectors = torch.randn(COLUMNS, sum(each.numel() for each in network.model.parameters())).T
+    network = subject.network if isinstance(subject, Own) else network_of(subject)
+    name, function = subject.name, network.function
+    vectors = torch.randn(COLUMNS, function.num_parameters).to(function.device, function.dtype).T
     ours, peers = _ours(network, vectors), _peers(network, vectors)
     _check_that_all_agree([*ours, *peers])
     began = time.perf_counter()
@@ -123,8 +176,10 @@ def bench_products(benchmark: BenchmarkFixture, name: str) -> None:
         seconds: list[list[float]] = [[] for _ in entries]
         # In another order each time, so that what one leaves in the caches falls on no other in particular.
         for index in order.sample(schedule, len(schedule)):
+            synchronise(function.device)
             began = time.perf_counter()
             entries[index].run()
+            synchronise(function.device)
             seconds[index].append(time.perf_counter() - began)
         rounds.append([statistics.median(times) for times in seconds])
 
@@ -134,7 +189,7 @@ def bench_products(benchmark: BenchmarkFixture, name: str) -> None:
         _record(name, entry, seconds / gradients / entry.columns)
         for entry, seconds in zip(entries[1:], others, strict=True)
     ]
-    memory = _peak(ours[0].run) / _peak(network.gradient)
+    memory = _peak(ours[0].run, function.device) / _peak(network.gradient, function.device)
     if memory == memory:
         records.append(_record(name, Entry(MEMORY, LIBRARY, ours[0].run), np.array([memory])))
     gradient = float(np.median(gradients))
@@ -145,16 +200,8 @@ def bench_products(benchmark: BenchmarkFixture, name: str) -> None:
     print(f"\n{name}: p = {len(vectors)}, gradient {1e3 * gradient:.0f} ms; {table}")
 
 
-def _network(name: str) -> Network:
-    torch.manual_seed(0)
-    if name == "resnet18":
-        return Network(resnet18(), torch.randn(32, 3, 32, 32), torch.randint(IMAGE_CLASSES, (32,)))
-    tokens = torch.randint(VOCABULARY, (8, CONTEXT))
-    return Network(Transformer(), tokens, tokens.roll(-1, dims=1))
-
-
 def _ours(network: Network, vectors: Tensor) -> list[Entry]:
-    everything = torch.arange(len(network.inputs))
+    everything = torch.arange(len(network.data))
     fresh, same, eager = (network.operator(GaussNewton()) for _ in range(3))
     hessian = network.operator(Hessian())
     vector = vectors[:, 0]
@@ -207,7 +254,7 @@ def _check_that_all_agree(entries: list[Entry]) -> None:
 def _record(network: str, entry: Entry, ratios: np.ndarray) -> dict[str, str | float | None]:
     """One row of the table: the median over the rounds of each round's ratio, and its quartiles."""
     low, high = np.quantile(ratios, [0.25, 0.75]) if len(ratios) > 1 else (None, None)
-    target = TARGETS[network].get(entry.row) if entry.library == LIBRARY else None
+    target = TARGETS.get(network, {}).get(entry.row) if entry.library == LIBRARY else None
     return {
         "network": network,
         "row": entry.row,
@@ -220,13 +267,13 @@ def _record(network: str, entry: Entry, ratios: np.ndarray) -> dict[str, str | f
     }
 
 
-def _peak(run: Callable[[], object]) -> float:
+def _peak(run: Callable[[], object], device: torch.device) -> float:
     """Bytes held at the peak beyond those held before; NaN where the system does not tell."""
     run()
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)  # what was freed before must not hide what is taken now
-    with PeakMemory(torch.device("cpu")) as before:
+    with PeakMemory(device) as before:
         pass
-    with PeakMemory(torch.device("cpu")) as peak:
+    with PeakMemory(device) as peak:
         run()
     return peak.bytes - before.bytes

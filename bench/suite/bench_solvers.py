@@ -1,46 +1,49 @@
-"""Every solver × every small problem: seconds by pytest-benchmark, accuracy and work beside them."""
+"""Every solver × every small problem, or those of `--problem`: seconds by pytest-benchmark, accuracy and work
+beside them."""
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 import pytest
-import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 
-import problems
 import solvers
-from problems import Problem
+from bench.suite.subjects import Subject, examples, parametrize
 from solvers import Solution, Solver, solve
 from solvers.solution import worst
 
-
-@functools.cache
-def _problem(name: str, index: int) -> Problem:
-    family = problems.available()[name].examples()[index]
-    return family.build(device=torch.device("cpu"), dtype=torch.float64, seed=0)
+# What a solver may take on a problem that was asked for, whose size nothing bounds.
+MOST_SECONDS = 120.0
 
 
-def _cases() -> list[Any]:
-    return [
-        pytest.param(solver, name, index, id=f"{solver}-{name}-{index}")
-        for name, cls in problems.available().items()
-        for index in range(len(cls.examples()))
-        for solver in solvers.available()
-    ]
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Without --problem on the families' own examples."""
+    parametrize(metafunc, examples)
 
 
-@pytest.mark.parametrize(("name", "family", "index"), _cases())
-def bench_solver(benchmark: BenchmarkFixture, name: str, family: str, index: int) -> None:
-    """One solve, set-up included; the first of the solver's own examples of settings."""
-    problem = _problem(family, index)
-    solver = solvers.find(name).examples(problem)[0].solver
+@pytest.mark.parametrize("name", list(solvers.available()))
+def bench_solver(benchmark: BenchmarkFixture, name: str, subject: Subject) -> None:
+    """One solve, set-up included: by the first of the solver's own examples of settings, or its defaults."""
+    problem = subject.problem
+    cls = solvers.find(name)
+    if subject.asked:
+        try:
+            solver = solvers.load(name)
+        except ValueError as error:
+            pytest.skip(str(error))
+    else:
+        solver = cls.examples(problem)[0].solver
     reason = solver.skip(problem)
     if reason:
         pytest.skip(reason)
-    benchmark.group = str(problems.available()[family].examples()[index])
-    solution = benchmark.pedantic(solve, args=(problem, solver), rounds=3, warmup_rounds=1)
+    benchmark.group = str(subject.family)
+    # A direct solver cannot be stopped within its one step.
+    limits = {"max_seconds": MOST_SECONDS} if subject.asked else {}
+    rounds, warmup = (1, 0) if subject.asked else (3, 1)
+    solution = benchmark.pedantic(
+        solve, args=(problem, solver), kwargs=limits, rounds=rounds, warmup_rounds=warmup
+    )
     benchmark.extra_info.update(_row(solver, solution))
 
 

@@ -8,6 +8,28 @@ from typing import Any
 import pytest
 
 from bench import environment
+from bench.experiment import DTYPES
+from bench.suite import subjects
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """`pytest bench/suite --problem resnet18 --device cuda` runs every benchmark on that network."""
+    group = parser.getgroup("ihvp-bench")
+    group.addoption(
+        "--problem",
+        action="append",
+        default=[],
+        metavar="PROBLEM[:param=value,...]",
+        help="Run on this problem or network (resnet18, opt-small, …; ihvp-bench list problems) in place of "
+        "the suite's own; repeatable.",
+    )
+    group.addoption("--device", default=None, help="cpu, cuda or cuda:N, of --problem.")
+    group.addoption("--dtype", choices=list(DTYPES), default=None, help="Of --problem; float32 by default.")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """What is asked for and cannot be is said at once."""
+    subjects.asked(config)
 
 
 def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: dict[str, Any]) -> None:

@@ -17,7 +17,10 @@ from torch import Tensor
 from problems import Problem
 from solvers.exact_ways import Counts
 
-TOLERANCE = 1e-6
+# What both sides reach, as float32's rounding allows too.
+TOLERANCES = {torch.float64: 1e-6, torch.float32: 1e-3}
+# What both sides reach, as float32's rounding allows too.
+TOLERANCES = {torch.float64: 1e-6, torch.float32: 1e-3}
 # Steps, and with them vectors that are kept, of both Lanczos solvers, and the pairs they are asked for.
 LANCZOS_STEPS, LANCZOS_RANK = 60, 8
 # What ARPACK's pairs are held to: residuals relative to their eigenvalue. Ours are below after as many steps.
@@ -31,10 +34,10 @@ Solve = Callable[[Problem, slice], Tensor]
 
 def scipy_cg(problem: Problem, columns: slice) -> Tensor:
     """`scipy.sparse.linalg.cg`, whose rtol is the tolerance itself."""
-    matrix = _damped(problem)
+    matrix, tolerance = _damped(problem), TOLERANCES[problem.operator.dtype]
 
     def one(target: np.ndarray) -> np.ndarray:
-        return scipy.sparse.linalg.cg(matrix, target, rtol=TOLERANCE, atol=0.0)[0]
+        return scipy.sparse.linalg.cg(matrix, target, rtol=tolerance, atol=0.0)[0]
 
     return _by_columns(one, problem, columns)
 
@@ -62,10 +65,10 @@ def _lsmr(problem: Problem, columns: slice, setting: float) -> Tensor:
     operator, damping = problem.operator, problem.damping
 
     def matvec(vector: np.ndarray) -> np.ndarray:
-        return operator.root_product(torch.from_numpy(vector)[:, None])[:, 0].numpy()
+        return _out(operator.root_product(_in(vector, problem)[:, None])[:, 0])
 
     def rmatvec(vector: np.ndarray) -> np.ndarray:
-        return operator.root_transpose_product(torch.from_numpy(vector)[:, None])[:, 0].numpy()
+        return _out(operator.root_transpose_product(_in(vector, problem)[:, None])[:, 0])
 
     def one(target: np.ndarray) -> np.ndarray:
         start = target / damping
@@ -82,8 +85,9 @@ def _lsmr(problem: Problem, columns: slice, setting: float) -> Tensor:
 @functools.cache
 def _loosest(routine: Callable[[Problem, slice, float], Tensor], problem: Problem, width: int) -> float:
     """The largest of some settings with which every column's true residual is within the tolerance."""
-    columns, setting = slice(0, width), TOLERANCE
-    while (problem.residual(routine(problem, columns, setting), problem.columns(columns)) > TOLERANCE).any():
+    columns, tolerance = slice(0, width), TOLERANCES[problem.operator.dtype]
+    setting = tolerance
+    while (problem.residual(routine(problem, columns, setting), problem.columns(columns)) > tolerance).any():
         setting /= 2
     return setting
 
@@ -93,14 +97,22 @@ def _damped(problem: Problem) -> scipy.sparse.linalg.LinearOperator:
     operator, damping = problem.operator, problem.damping
 
     def matvec(vector: np.ndarray) -> np.ndarray:
-        column = torch.from_numpy(vector)
-        return torch.add(operator @ column, column, alpha=damping).numpy()
+        column = _in(vector, problem)
+        return _out(torch.add(operator @ column, column, alpha=damping))
 
     return scipy.sparse.linalg.LinearOperator(operator.shape, matvec=matvec, dtype=np.float64)
 
 
 def _by_columns(one: Callable[[np.ndarray], np.ndarray], problem: Problem, columns: slice) -> Tensor:
-    return torch.stack([torch.from_numpy(one(b.numpy())) for b in problem.columns(columns).T], dim=1)
+    return torch.stack([_in(one(_out(b)), problem) for b in problem.columns(columns).T], dim=1)
+
+
+def _in(vector: np.ndarray, problem: Problem) -> Tensor:
+    return torch.from_numpy(vector).to(problem.operator.device, problem.operator.dtype)
+
+
+def _out(vector: Tensor) -> np.ndarray:
+    return vector.cpu().double().numpy()
 
 
 def scipy_eigsh(problem: Problem, columns: slice) -> Tensor:
@@ -108,7 +120,7 @@ def scipy_eigsh(problem: Problem, columns: slice) -> Tensor:
     operator = problem.operator
 
     def matvec(vector: np.ndarray) -> np.ndarray:
-        return (operator @ torch.from_numpy(vector)).numpy()
+        return _out(operator @ _in(vector, problem))
 
     start = np.random.default_rng(0).standard_normal(problem.size)
     values, vectors = scipy.sparse.linalg.eigsh(
@@ -118,9 +130,9 @@ def scipy_eigsh(problem: Problem, columns: slice) -> Tensor:
         tol=ARPACK_TOLERANCE,
         v0=start,
     )
-    b = problem.columns(columns).numpy()
+    b = _out(problem.columns(columns))
     shares = (values / (values + problem.damping))[:, None]
-    return torch.from_numpy((b - vectors @ (shares * (vectors.T @ b))) / problem.damping)
+    return _in((b - vectors @ (shares * (vectors.T @ b))) / problem.damping, problem)
 
 
 # Dense matrices, formed as ours are, and LAPACK.

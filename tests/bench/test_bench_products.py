@@ -14,7 +14,7 @@ from reports.product_rows import read_products
 def tiny() -> suite.Network:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2))
-    return suite.Network(model, torch.randn(5, 3), torch.randint(2, (5,)))
+    return suite.network(model, torch.randn(5, 3), torch.randint(2, (5,)))
 
 
 def test_floors_are_the_counts_of_operations() -> None:

@@ -1,0 +1,64 @@
+"""`pytest bench/suite --problem …`: every benchmark runs on what was asked for."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SUITE = Path(__file__).parents[2] / "bench" / "suite"
+SMALL = "image_classifier:width=2,training_size=40,epochs=2,num_queries=2"
+
+
+def suite(*arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+    return subprocess.run(
+        [sys.executable, "-m", "pytest", str(SUITE), "-p", "no:cacheprovider", *arguments],
+        capture_output=True,
+        text=True,
+        env=environment,
+        timeout=300,
+    )
+
+
+def test_every_benchmark_runs_on_the_problem_that_is_asked_for(tmp_path: Path) -> None:
+    path = tmp_path / "benchmark.json"
+    chosen = "bench_products or bench_overhead or bench_counterparts and minres or bench_solver and -cg]"
+    found = suite("--problem", SMALL, "--benchmark-json", str(path), "-k", chosen)
+    assert found.returncode == 0, found.stdout
+    kept = {each["name"]: each["extra_info"] for each in json.loads(path.read_text())["benchmarks"]}
+    subject = "image_classifier(width=2, training_size=40, epochs=2, num_queries=2)"
+    assert set(kept) == {
+        f"bench_products[{subject}]",
+        f"bench_overhead_of_solve_around_cg[{subject}]",
+        f"bench_counterparts[{subject}-minres-1]",
+        f"bench_solver[{subject}-cg]",
+    }
+    # p = 64·2 + 2 + 2·10 + 10, in float32.
+    assert kept[f"bench_products[{subject}]"]["parameters"] == 160
+    assert kept[f"bench_solver[{subject}-cg]"]["status"] == "converged"
+    assert {row["network"] for row in kept[f"bench_products[{subject}]"]["products"]} == {subject}
+
+
+def test_bare_matrices_have_no_products_to_measure_against_a_gradient() -> None:
+    found = suite("--problem", "quadratic", "-k", "bench_products or bench_overhead", "-rs")
+    assert "2 skipped" in found.stdout
+    assert "bare matrix" in found.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--problem", "resnet81"], "there is no problem 'resnet81'; did you mean 'resnet18'?"),
+        (["--problem", "quadratic:dimension=0"], "dimension"),
+        (["--problem", "quadratic", "--device", "gpu"], "allowed are 'cpu', 'cuda'"),
+        (["--dtype", "float32"], "--dtype: for the problems that --problem names"),
+    ],
+)
+def test_what_cannot_be_is_said_at_once(arguments: list[str], message: str) -> None:
+    found = suite(*arguments)
+    assert found.returncode == 4
+    assert message in found.stderr
+    assert found.stderr.count("\n") <= 3
