@@ -30,16 +30,34 @@ def _context(rows: pd.DataFrame) -> dict[str, Any]:
 
 
 def _facts(row: pd.Series) -> list[tuple[str, str, str]]:
-    return [
+    tokens = row["unit"] == "token"
+    unequal = "tokens of a sequence · max Tr(g)/Tr(H), g one sequence" if tokens else "max Tr(h_i)/Tr(H)"
+    found = [
         ("p", count(row["dimension"]), "parameters"),
-        ("n", count(row["num_examples"]), "training examples"),
+        ("n", count(row["num_examples"]), "tokens" if tokens else "training examples"),
         ("λ", setting(row["damping"]), "damping"),
         ("Tr(H)", plus_minus(row["trace"], row["trace_error"]), "with its standard error"),
         ("Tr(H)/λ_max", number(row["trace"] / row["largest"]), "effective rank"),
-        ("C ≥", plus_minus(row["heterogeneity"], row["heterogeneity_error"]), "max Tr(h_i)/Tr(H)"),
-        ("R/Tr(H)", number(row["noise_constant"] / row["trace"]), "R the least with E h² ⪯ R (H + λ)"),
-        ("C from R ≥", number(row["needed"]), "(R − λ_max)/Tr(H), a lower bound of what the matrices ask"),
+        ("C ≥", plus_minus(row["constant"], row["constant_error"]), unequal),
+        (
+            "R/Tr(H)",
+            number(row["noise_constant"] / row["trace"]),
+            "R the least with E h² ⪯ R (H + λ)" + (", h one sequence" if tokens else ""),
+        ),
+        (
+            "C from R ≥",
+            number(row["needed"]),
+            f"{'tokens of a sequence · ' if tokens else ''}(R − λ_max)/Tr(H), a lower bound of what the "
+            "matrices ask",
+        ),
     ]
+    if tokens:
+        worth = plus_minus(row["sequence_worth"], row["sequence_worth_error"])
+        found += [
+            ("tokens/sequence", number(row["units_per_draw"]), "on average"),
+            ("of them independent", worth, "mini-batches of one token that have the noise of a sequence"),
+        ]
+    return found
 
 
 def _row(row: pd.Series) -> dict[str, str]:

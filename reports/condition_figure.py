@@ -61,4 +61,4 @@ def _panel(ax: Axes, own: pd.DataFrame) -> None:
     ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     ax.yaxis.set_major_locator(LogLocator(numticks=7))
     ax.yaxis.set_minor_locator(NullLocator())
-    ax.set_xlabel("batch size b")
+    ax.set_xlabel("batch size b" + (", tokens" if (own["unit"] == "token").any() else ""))

@@ -13,8 +13,9 @@ from reports.study import plus_minus
 def findings(rows: pd.DataFrame) -> dict[str, str]:
     """A paragraph for each problem, in their order."""
     sides = over_seeds(rows)
+    parts = (_equal, _unequal, _matrices, _sequences)
     return {
-        problem: " ".join(part for part in (_equal(own), _unequal(own), _matrices(own)) if part)
+        problem: " ".join(part for tell in parts if (part := tell(own)))
         for problem in in_order(sides["problem"])
         for own in [sides[sides["problem"] == problem]]
     }
@@ -33,7 +34,7 @@ def _equal(own: pd.DataFrame) -> str:
         "fails": "it fails",
     }
     clauses = [
-        f"{told[word]} at b = {listed([count(size) for size in sizes])}"
+        f"{told[word]} at b = {listed([count(size) for size in sizes])}{_tokens(own)}"
         for word, sizes in verdicts.items()
         if len(sizes)
     ]
@@ -44,14 +45,14 @@ def _equal(own: pd.DataFrame) -> str:
 
 
 def _unequal(own: pd.DataFrame) -> str:
-    unequal = own["heterogeneity"].iloc[0]
+    unequal = own["constant"].iloc[0]
     if math.isnan(unequal):
         return "The curvature of single examples is unknown here, so C was not measured."
     shares = _range(own["noise"] / own["unequal"])
     broken = own.loc[own["unequal_verdict"] == "fails", "batch_size"]
     sizes = listed([count(size) for size in broken])
-    failing = f" and fails at b = {sizes}" if len(broken) else ""
-    measured = plus_minus(unequal, own["heterogeneity_error"].iloc[0])
+    failing = f" and fails at b = {sizes}{_tokens(own)}" if len(broken) else ""
+    measured = plus_minus(unequal, own["constant_error"].iloc[0])
     return f"With the measured C = {measured} it is {shares} times the right side{failing}."
 
 
@@ -65,6 +66,20 @@ def _matrices(own: pd.DataFrame) -> str:
     hidden = (own["verdict"] == "holds").any()
     unseen = ", which the traces do not show" if hidden else ""
     return f"In one direction the matrices ask for C ≥ {number(needed)}{unseen}."
+
+
+def _sequences(own: pd.DataFrame) -> str:
+    """How far from independent the tokens of a sequence are."""
+    row = own.iloc[0]
+    if math.isnan(row["sequence_worth"]):
+        return ""
+    worth = plus_minus(row["sequence_worth"], row["sequence_worth_error"])
+    length = number(row["units_per_draw"])
+    return f"By its noise a sequence of {length} tokens is worth {worth} independent ones."
+
+
+def _tokens(own: pd.DataFrame) -> str:
+    return " tokens" if own["unit"].iloc[0] == "token" else ""
 
 
 def _range(values: pd.Series) -> str:

@@ -58,15 +58,20 @@ def _confusion(name: str, solves: pd.DataFrame) -> dict[str, Any]:
 
 
 def _facts(row: pd.Series) -> list[tuple[str, str, str]]:
+    tokens = row["unit"] == "token"
     return [
         ("p", count(row["dimension"]), "parameters"),
-        ("n", count(row["num_examples"]), "training examples"),
+        ("n", count(row["num_examples"]), "tokens" if tokens else "training examples"),
         ("λ", setting(row["damping"]), "damping"),
         ("λ_max", number(row["largest"]), "largest eigenvalue of H"),
-        ("R", number(row["noise_constant"]), "the least with E h² ⪯ R (H + λ)"),
+        (
+            "R",
+            number(row["noise_constant"]),
+            "the least with E h² ⪯ R (H + λ)" + (", h one whole sequence" if tokens else ""),
+        ),
         (
             "b*",
-            number(row["sufficient_batch"]),
+            number(row["sufficient_batch"]) + (" tokens" if tokens else ""),
             "batch size from which the step is at least half of what all data allow",
         ),
         ("start", number(row["start_error"]), "‖b/λ − u*‖/‖u*‖ of the worst column"),

@@ -4,7 +4,9 @@ import numpy as np
 import pandas as pd
 
 COLUMNS = {
-    "batch_size": "b, examples of a mini-batch",
+    "batch_size": "b, units of a mini-batch: examples, or tokens of a language model",
+    "unit": "example or token",
+    "units_per_draw": "1, or the tokens of a sequence on average",
     "step_fraction": "η(λ_max + λ)",
     "step_size": "η",
     "num_steps": "T",
@@ -18,8 +20,8 @@ COLUMNS = {
     "noise_over_small_step_floor": "‖u_T − E u_T‖/√(ηΔ̃/2λ), root mean square over columns",
     "largest": "λ_max",
     "second_moment": "L_b, the least with E (H̃ + λ)² ⪯ L (H + λ)",
-    "noise_constant": "R, the least with E h² ⪯ R (H + λ)",
-    "sufficient_batch": "b*, from which L_b ≤ 2(λ_max + λ)",
+    "noise_constant": "R, the least with E h² ⪯ R (H + λ), h one example, or sequence",
+    "sufficient_batch": "b* in units, from which L_b ≤ 2(λ_max + λ); of whole sequences",
     "threshold": "η*, below which the second moment contracts, exactly; NaN where out of reach",
     "mean_limit": "2/(λ_max + λ)",
     "predicted_floor": "theory's bound of the noise relative to ‖u*‖, worst column; ∞ where unstable",

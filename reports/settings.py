@@ -9,7 +9,7 @@ import pandas as pd
 from reports.formats import count, number, setting, share, target_text
 from reports.rows import in_order
 from reports.settings_figure import settings_figure
-from reports.settings_rows import COLUMNS, PAPER, PUBLISHED, over_seeds
+from reports.settings_rows import COLUMNS, PAPER, PUBLISHED, over_seeds, units
 from reports.settings_verdicts import findings
 from reports.study import Page, build_study, plus_minus
 
@@ -51,9 +51,11 @@ def _context(rows: pd.DataFrame) -> dict[str, Any]:
 
 def _facts(row: pd.Series) -> list[tuple[str, str, str]]:
     largest, trace = row["measured_largest"], row["measured_trace"]
+    tokens = row["unit"] == "token"
+    draw = "of whole sequences h_i, each one draw" if tokens else ""
     return [
         ("p", count(row["dimension"]), "parameters"),
-        ("n", count(row["num_examples"]), "training examples"),
+        ("n", count(row["num_examples"]), "tokens" if tokens else "training examples"),
         ("λ", setting(row["damping"]), "damping"),
         ("λ_max", number(largest), "largest eigenvalue of H"),
         ("λ/λ_max", number(row["damping"] / largest), "how strong the damping is"),
@@ -61,9 +63,13 @@ def _facts(row: pd.Series) -> list[tuple[str, str, str]]:
         (
             "C ≥",
             plus_minus(row["measured_heterogeneity"], row["measured_heterogeneity_error"]),
-            "max Tr(h_i)/Tr(H)",
+            " ".join(("max Tr(h_i)/Tr(H)", draw)).strip(),
         ),
-        ("R", number(row["measured_noise_constant"]), "the least with E h² ⪯ R (H + λ)"),
+        (
+            "R",
+            number(row["measured_noise_constant"]),
+            " ".join(("the least with E h² ⪯ R (H + λ)", draw)).strip(),
+        ),
         (
             "R/Tr(H)",
             number(row["measured_noise_constant"] / trace),
@@ -78,7 +84,7 @@ def _settings(row: pd.Series) -> dict[str, Any]:
         "status": row["status"],
         "met": "met" if row["met"] else "missed",
         "step": number(row["step_size"]),
-        "batch": "all data" if row["full_data"] else count(row["batch_size"]),
+        "batch": "all data" if row["full_data"] else units(row),
         "steps": count(row["num_steps"]),
         "chains": count(row["chains"]),
         "time": number(row["step_size"] * row["damping"] * row["num_steps"]),
@@ -102,7 +108,7 @@ def _decomposition(row: pd.Series) -> dict[str, str]:
         "solution_share": share(row["solution_share"]),
         "half": number(row["half_step_second_moment"]),
         "stable": "holds" if row["half_step_second_moment"] < 1 else "fails",
-        "batch": count(row["batch_size"]),
+        "batch": units(row),
     }
 
 

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from reports.formats import count
+
 COLUMNS = {
     "rule": "paper: Klochkov & Liu (2024); sharp: from L_b, R and a pilot on b",
     "target": "relative error that was asked for",
@@ -14,7 +16,7 @@ COLUMNS = {
     "total_work": "gradient equivalents, set-up included",
     "setup_work": "of which set-up",
     "step_size": "η",
-    "batch_size": "b; n where all data are used",
+    "batch_size": "b, examples or tokens; n where all data are used",
     "full_data": "1 where every step uses all data",
     "num_steps": "T of a chain",
     "chains": "independent chains that are averaged",
@@ -25,9 +27,11 @@ COLUMNS = {
     "measured_largest": "λ_max",
     "measured_trace": "Tr(H)",
     "measured_trace_error": "its standard error; 0 where it is exact",
-    "measured_heterogeneity": "C = max Tr(h_i)/Tr(H) over examples, a lower bound",
+    "unit": "example or token: what b and n count",
+    "units_per_draw": "1, or the tokens of a sequence on average",
+    "measured_heterogeneity": "C = max Tr(h_i)/Tr(H) over examples, or whole sequences, a lower bound",
     "measured_heterogeneity_error": "its standard error",
-    "measured_noise_constant": "R, the least with E h² ⪯ R (H + λ)",
+    "measured_noise_constant": "R, the least with E h² ⪯ R (H + λ), h one example, or sequence",
 }
 # What is known of the paper's rule alone, and where an eigendecomposition is in reach.
 DECOMPOSITION = {
@@ -90,3 +94,8 @@ def over_seeds(rows: pd.DataFrame) -> pd.DataFrame:
         row["seeds"] = len(group)
         found.append(row.to_dict())
     return pd.DataFrame(found)
+
+
+def units(row: pd.Series) -> str:
+    """The batch size with its unit where that is not the example: "16", "30 tokens"."""
+    return f"{count(row['batch_size'])}{' tokens' if row['unit'] == 'token' else ''}"

@@ -4,9 +4,9 @@ import math
 
 import pandas as pd
 
-from reports.formats import count, number, share, target_text, times
+from reports.formats import number, share, target_text, times
 from reports.rows import in_order
-from reports.settings_rows import PAPER, SHARP, over_seeds
+from reports.settings_rows import PAPER, SHARP, over_seeds, units
 
 
 def findings(rows: pd.DataFrame) -> dict[str, str]:
@@ -77,11 +77,12 @@ def _parts(row: pd.Series) -> str:
 
 def _instability(row: pd.Series) -> str:
     half = row["half_step_second_moment"]
-    batch = f"mini-batches of {count(row['batch_size'])}"
+    batch = f"mini-batches of {units(row)}"
+    draw = "sequence" if row["unit"] == "token" else "example"
     unequal = ""
     if row["measured_heterogeneity"] >= 2:
         unequal = (
-            f", since the trace does not see that the largest example has "
+            f", since the trace does not see that the largest {draw} has "
             f"{number(row['measured_heterogeneity'])} times the mean's trace"
         )
     if math.isnan(half):
@@ -101,7 +102,7 @@ def _sharp(own: pd.DataFrame) -> str:
     row = sharp.iloc[0]
     if not row["usable"]:
         return f"The sharp rule gives no answer ({row['status'].replace('_', ' ')}): {row['reason']}."
-    data = "all data" if row["full_data"] else f"mini-batches of {count(row['batch_size'])}"
+    data = "all data" if row["full_data"] else f"mini-batches of {units(row)}"
     error = "an unknown error" if math.isnan(row["error"]) else f"{share(row['error'])} error"
     cost = f"{number(row['total_work'])} gradient equivalents"
     beside = ""

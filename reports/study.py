@@ -22,7 +22,7 @@ _KNOWN = {
     "num_examples": "n, training examples",
     "damping": "λ",
 }
-_TEXT = {"problem", "status", "reason", "rule", "why", "method", "preconditioner"}
+_TEXT = {"unit", "problem", "status", "reason", "rule", "why", "method", "preconditioner"}
 
 
 @dataclass(frozen=True)

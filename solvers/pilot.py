@@ -147,6 +147,8 @@ def _noise(
 
 
 def _per_unit(operator: CurvatureOperator, noise_of_draws: Tensor) -> Tensor:
+    # Of sequences at their rate: of a part of one it is more than there is, unless its tokens' curvatures
+    # are less alike than independent ones (`problems.spectrum.sequence_correlation`).
     return (noise_of_draws * operator.num_examples / operator.num_draws).clamp_min(0)
 
 

@@ -26,7 +26,10 @@ NAN = float("nan")
 class Condition(Study):
     """Tr(E H̃² − H²) against C·Tr(H)²/b for mini-batches of b (Klochkov & Liu 2024, Figure 4).
 
-    `pairs` of mini-batches are drawn for each b; `budget` gradient equivalents go into Tr(H), C and R.
+    `pairs` of mini-batches are drawn for each b; `budget` gradient equivalents go into Tr(H), C and R. Of a
+    language model b counts tokens; C and R are measured of whole sequences, each one draw, and become those
+    of tokens by the tokens of a sequence: with C = N max Tr(g)/Tr(H), g a sequence's mean of N tokens, the
+    traces' inequality holds however alike its tokens are, which with the largest single token it need not.
     """
 
     title: ClassVar[str] = "Is the sampling condition met?"
@@ -68,6 +71,7 @@ class Condition(Study):
         noise = sampling_noise(problem.operator, piece["batch_size"], self.pairs, generator).trace_of_noise
         trace, unequal, constant = prepared.trace, prepared.heterogeneity, prepared.noise_constant
         ratio = unequal.ratio if unequal else Estimate(NAN, NAN)
+        worth = prepared.correlation.worth if prepared.correlation else Estimate(NAN, NAN)
         return [
             {
                 "pairs": self.pairs,
@@ -81,6 +85,10 @@ class Condition(Study):
                 "largest_residual": prepared.extremes.largest_residual,
                 "noise_constant": constant.value.value if constant else NAN,
                 "noise_constant_residual": constant.residual if constant else NAN,
+                "unit": prepared.unit,
+                "units_per_draw": prepared.units_per_draw,
+                "sequence_worth": worth.value,
+                "sequence_worth_error": worth.standard_error,
             }
         ]
 

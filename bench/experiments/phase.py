@@ -37,7 +37,7 @@ class Prepared:
     noise_constant: float
     second_moments: Mapping[int, float]  # L_b by batch size b
     thresholds: Mapping[int, float]  # η* by batch size, NaN where out of reach
-    single_noise: Tensor  # (k,) u*ᵀ(E h² − H²)u*, of which Δ̃ is the b-th part
+    noises: Mapping[int, Tensor]  # Δ̃ = u*ᵀ(E H̃² − H²)u*, (k,), by batch size
     start: Tensor  # ‖b/λ − u*‖, (k,)
 
 
@@ -93,11 +93,6 @@ class Phase(Study):
                 f"p = {problem.size} is out of reach of the dense reference that errors are measured by: "
                 "choose a smaller problem"
             )
-        if operator.unit != "example":
-            raise ValueError(
-                f"a mini-batch counts {operator.unit}s here, which are not drawn one by one, and theory's b "
-                "counts independent draws: choose a problem whose unit is the example"
-            )
         if not operator.has_examples:
             raise ValueError(
                 "H offers no curvature of single examples, from which theory predicts; choose another"
@@ -108,7 +103,8 @@ class Phase(Study):
         constant = noise_constant(
             operator, problem.damping, generator, tolerance=TOLERANCE, max_steps=MAX_STEPS
         )
-        moments, thresholds = {}, {}
+        moments, thresholds, noises = {}, {}, {}
+        once = (operator @ reference).square().sum(dim=0)
         for index, batch in enumerate(self.batch_sizes):
             on_progress(f"L_b and η* at b = {batch}", (index + 1) / (len(self.batch_sizes) + 1))
             found = second_moment_constant(
@@ -116,13 +112,15 @@ class Phase(Study):
             )
             moments[batch] = found.value.value
             thresholds[batch] = _threshold(problem, batch)
-        once = operator @ reference
+            single = operator.single_draws(batch, generator)
+            square = (reference * single.mean_square(reference)).sum(dim=0)
+            noises[batch] = (square - once).clamp_min(0) / operator.draws_in(batch)
         return Prepared(
             float(eigenvalues[-1]),
             constant.value.value,
             moments,
             thresholds,
-            (reference * operator.mean_square(reference)).sum(dim=0) - once.square().sum(dim=0),
+            noises,
             error_of_start(problem).norm(dim=0),
         )
 
@@ -162,10 +160,11 @@ def _threshold(problem: Problem, batch_size: int) -> float:
 def _predicted(problem: Problem, prepared: Prepared, batch: int, step: float, num_steps: int) -> Row:
     """What theory says of η, b and T before the solve; relative to ‖u*‖, of the worst column."""
     assert problem.reference is not None
-    moment, damping = prepared.second_moments[batch], problem.damping
+    moment, damping, operator = prepared.second_moments[batch], problem.damping, problem.operator
+    tokens = operator.num_examples / operator.num_draws
     floors, errors = [], []
     for noise, start, length in zip(
-        (prepared.single_noise / batch).clamp_min(0).tolist(),
+        prepared.noises[batch].tolist(),
         prepared.start.tolist(),
         problem.reference.norm(dim=0).tolist(),
         strict=True,
@@ -178,7 +177,10 @@ def _predicted(problem: Problem, prepared: Prepared, batch: int, step: float, nu
         "largest": prepared.largest,
         "second_moment": moment,
         "noise_constant": prepared.noise_constant,
-        "sufficient_batch": theory.batch_for_full_step(prepared.largest, damping, prepared.noise_constant),
+        "unit": operator.unit,
+        "units_per_draw": tokens,
+        "sufficient_batch": tokens
+        * theory.batch_for_full_step(prepared.largest, damping, prepared.noise_constant),
         "threshold": prepared.thresholds[batch],
         "mean_limit": theory.largest_mean_step(prepared.largest, damping),
         "predicted_floor": max(floors),
@@ -202,7 +204,7 @@ def _measured(problem: Problem, prepared: Prepared, solution: Solution, row: Row
     if solution.x is not None and solution.steps == num_steps and bool(torch.isfinite(solution.x).all()):
         lost = (solution.x.double() - reference - left).norm(dim=0)
         noise = float((lost / lengths).max())
-        floor = (step * prepared.single_noise / row["batch_size"] / (2 * problem.damping)).sqrt()
+        floor = (step * prepared.noises[row["batch_size"]] / (2 * problem.damping)).sqrt()
         # No noise to be compared with a floor of 0.
         collapsed = float((lost / floor).square().mean().sqrt()) if bool((floor > 0).all()) else math.nan
     return {

@@ -99,6 +99,8 @@ def _spectrum(spectrum: Spectrum) -> Row:
         "measured_heterogeneity": unequal.ratio.value if unequal else NAN,
         "measured_heterogeneity_error": unequal.ratio.standard_error if unequal else NAN,
         "measured_noise_constant": constant.value.value if constant else NAN,
+        "unit": spectrum.unit,
+        "units_per_draw": spectrum.units_per_draw,
     }
 
 
@@ -147,9 +149,7 @@ def _decomposition(problem: Problem, solution: Solution, row: Row) -> Row:
     }
     if solution.x is not None and solution.steps == steps:
         found["noise"] = worst(relative_norms(solution.x.double() - reference - left, reference))
-    # Theory's b counts independent draws, which tokens of a sequence are not.
-    independent = problem.operator.has_examples and problem.operator.unit == "example"
-    if independent and not row["full_data"]:
+    if problem.operator.has_examples and not row["full_data"]:
         generator = torch.Generator().manual_seed(0)
         sharp = second_moment_constant(problem.operator, problem.damping, int(batch), generator)
         found["half_step_second_moment"] = step * sharp.value.value / 2

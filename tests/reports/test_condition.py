@@ -16,8 +16,10 @@ def row(batch_size: int, noise: float, **values: Any) -> dict[str, Any]:
     """Tr(H) = 3 and C = 4, so that the right side is 9/b or 36/b; (R − λ_max)/Tr(H) = (5 − 2)/3 = 1."""
     return {
         "problem": "tiny", "seed": 0, "dimension": 8, "num_examples": 20, "damping": 0.1, "failure": "",
+        "unit": "example", "units_per_draw": 1.0,
         "batch_size": batch_size, "noise": noise, "noise_error": noise / 10, "trace": 3.0, "trace_error": 0.0,
         "heterogeneity": 4.0, "heterogeneity_error": 0.0, "largest": 2.0, "noise_constant": 5.0,
+        "sequence_worth": math.nan, "sequence_worth_error": math.nan,
     } | values  # fmt: skip
 
 
@@ -96,3 +98,27 @@ def test_page_has_the_numbers(tmp_path, monkeypatch):
     assert "1 3.60 ± 0.36 9 0.400 ± 0.040 holds 36 0.100 holds" in text
     assert "4 4.50 ± 0.45 2.25 2.00 ± 0.20 fails 9 0.500 holds" in text
     assert "Tr(H)/λ_max 1.50 C ≥ 4 R/Tr(H) 1.67 C from R ≥ 1" in text
+
+
+TOKENS = {"unit": "token", "units_per_draw": 5.0, "sequence_worth": 2.5, "sequence_worth_error": 0.25}
+
+
+def test_of_tokens_c_is_that_of_a_sequence_times_its_tokens():
+    """C = 5 · 4, (R − λ_max)/Tr(H) = 1 of a sequence and so 5 of tokens."""
+    (side,) = over_seeds(pd.DataFrame([row(3, 1.0, heterogeneity_error=0.1, **TOKENS)])).to_dict("records")
+    assert (side["constant"], side["equal"], side["unequal"], side["needed"]) == (20.0, 3.0, 60.0, 5.0)
+    assert side["constant_error"] == pytest.approx(0.5)
+    assert side["unequal_error"] == pytest.approx(60 * 0.1 / 4)
+
+
+def test_tokens_are_called_so(tmp_path, monkeypatch):
+    monkeypatch.setattr("reports.paper.DPI", 30)
+    rows = pd.DataFrame([row(1, 3.6, **TOKENS), row(4, 4.5, **TOKENS)])
+    told = findings(rows)["tiny"]
+    assert "it holds at b = 1 tokens and it fails at b = 4 tokens." in told
+    assert "With the measured C = 20 it is" in told
+    assert told.endswith("By its noise a sequence of 5 tokens is worth 2.50 ± 0.25 independent ones.")
+    html = build_condition(rows, {"experiment": {"title": "Condition"}}, tmp_path / "page").read_text("utf-8")
+    text = " ".join(Page(html).text.split())
+    assert "C ≥ 20 R/Tr(H) 1.67 C from R ≥ 5 tokens/sequence 5 of them independent 2.50 ± 0.25" in text
+    assert condition_figure(over_seeds(rows)).axes[0].get_xlabel() == "batch size b, tokens"

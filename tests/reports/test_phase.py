@@ -16,6 +16,7 @@ def row(fraction: float, batch: int = 4, seed: int = 0, **values: Any) -> dict[s
     """λ_max + λ = 2, so that the mean's limit is η = 1; L_b = 4, so that 2/L_b = 1/2; η* = 3/4; b* = 8."""
     return {
         "problem": "tiny", "seed": seed, "dimension": 8, "num_examples": 20, "damping": 0.1, "failure": "",
+        "unit": "example", "units_per_draw": 1.0,
         "batch_size": batch, "step_fraction": fraction, "step_size": fraction / 2, "num_steps": 60,
         "time": 3.0, "asked_time": 3.0, "status": "finished", "error": 0.3, "start_error": 2.0,
         "bias": 0.1, "noise": 0.25,
@@ -165,3 +166,10 @@ def test_page_has_the_numbers(tmp_path, monkeypatch):
     assert "η* ≤ η < 2/(λ_max + λ) the second moment grows; single paths may not 2 0 2 100 % –" in text
     assert "4 4 1 1.50" in text  # b, L_b, 2/L_b and η* in units of 1/(λ_max + λ)
     assert {path.name for path in (tmp_path / "page").iterdir()} >= {"phase.png", "collapse.pdf", "rows.csv"}
+
+
+def test_batches_of_tokens_are_called_so(tmp_path, monkeypatch):
+    monkeypatch.setattr("reports.paper.DPI", 30)
+    rows = pd.DataFrame(GRID).assign(unit="token", units_per_draw=4.0)
+    html = build_phase(rows, {"experiment": {"title": "Phase"}}, tmp_path / "page").read_text("utf-8")
+    assert "b* 8 tokens" in " ".join(Page(html).text.split())

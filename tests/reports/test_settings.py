@@ -16,6 +16,7 @@ def paper(problem: str = "tiny", **values: Any) -> dict[str, Any]:
     """ηλT = 0.5 · 0.1 · 45 = 2.25."""
     return {
         "problem": problem, "seed": 0, "dimension": 8, "num_examples": 20, "damping": 0.1, "failure": "",
+        "unit": "example", "units_per_draw": 1.0,
         "rule": "paper", "target": 0.05, "status": "finished", "reason": "the schedule ended", "error": 0.04,
         "total_work": 50.0, "setup_work": 10.0, "step_size": 0.5, "batch_size": 5, "full_data": False,
         "num_steps": 45, "chains": 1, "predicted_error": NAN, "estimated_error": NAN, "back_offs": 0,
@@ -153,3 +154,16 @@ def test_page_has_the_numbers(tmp_path, monkeypatch):
     assert "tiny 0.0400 0.0200 0.0300 0.4 % 1.7 % 20 % 5 0.800 holds" in text
     assert "Tr(H) 9.50 ± 0.50 C ≥ 1.20 ± 0.10 R 9 R/Tr(H) 0.947" in text
     assert "Llama-1 7B 7B OpenWebText 5 0.0005 1,000 50 tokens 2.50" in text
+
+
+def test_batches_of_tokens_are_called_so(tmp_path, monkeypatch):
+    monkeypatch.setattr("reports.paper.DPI", 30)
+    tokens = {"unit": "token", "units_per_draw": 32.0}
+    unstable = {"error": 0.5, "noise": 0.5, "half_step_second_moment": 1.5, "measured_heterogeneity": 7.0}
+    rows = pd.DataFrame([paper(**tokens, **unstable), sharp(**tokens)])
+    told = findings(rows)["tiny"]
+    assert "mini-batches of 5 tokens are too small for the step" in told
+    assert "the largest sequence has 7 times the mean's trace" in told
+    assert "The sharp rule uses mini-batches of 16 tokens" in told
+    html = build_settings(rows, {"experiment": {"title": "Settings"}}, tmp_path / "page").read_text("utf-8")
+    assert "of whole sequences h_i, each one draw" in html

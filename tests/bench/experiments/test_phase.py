@@ -50,7 +50,7 @@ def test_predictions_against_dense_matrices() -> None:
     assert prepared.noise_constant == pytest.approx(single, rel=1e-3)
     solution = torch.linalg.solve(shifted, problem.columns())
     deviations = (operator.per_example - operator.matrix) @ solution
-    assert torch.allclose(prepared.single_noise, deviations.square().sum(dim=1).mean(dim=0))
+    assert torch.allclose(prepared.noises[batch], deviations.square().sum(dim=1).mean(dim=0) / batch)
     # η* ≥ 2/L_b, which is sufficient; and beyond 2/(λ_max + λ) nothing contracts.
     assert 2 / sharp <= prepared.thresholds[batch] * (1 + 1e-6)
     assert prepared.thresholds[batch] <= 2 / (prepared.largest + damping) * (1 + 1e-6)
