@@ -140,7 +140,7 @@ def quantities(
         "trace_of_noise": _estimated(
             "Tr(E h² − H²)",
             spectrum.trace_of_noise,
-            "noise of mini-batches, times b: of b tokens in whole sequences"
+            "b times the noise of b tokens in whole sequences"
             if spectrum.unit == "token"
             else "noise of one draw; a mini-batch of b has 1/b of it",
             0.0,

@@ -11,6 +11,9 @@ import torch
 from torch import Tensor
 
 from problems import GaussNewton, NetworkOperator
+from problems.examples import Examples
+from problems.losses import as_loss
+from problems.model_function import ModelFunction
 from problems.operators.tokens import sequences_for
 from problems.spectrum.smoothness import noise_constant, sampled_noise_constant, second_moment_constant
 from solvers.geometry import PreconditionedOperator
@@ -203,6 +206,26 @@ def test_what_lissa_measures_bounds_it(unequal: bool) -> None:
         exact = exact_second_moment(unequal, size)
         # R is a quotient that LOBPCG found, short of the top by its residual.
         assert 0.97 * exact <= measured.second_moment(size) <= 2 * exact
+
+
+def test_a_token_of_a_single_sequence_has_noise_that_the_sequence_has_not() -> None:
+    """Tokens with blocks of their own: with top s L is ((s + λ)² + λ²)/(s + 2λ), of both tokens s/2 + λ."""
+    torch.manual_seed(0)
+    function = ModelFunction(torch.nn.Embedding(2, 3).double())
+    tokens = torch.tensor([[0, 1]])
+    examples = Examples((tokens, tokens), function.device, function.dtype)
+    found = NetworkOperator(GaussNewton(), function, as_loss("token_cross_entropy"), examples)
+    probabilities = function.parameters["weight"].softmax(dim=1)
+    tops = [float(torch.linalg.eigvalsh(p.diag() - p.outer(p))[-1]) for p in probabilities]
+    exact = max(((s + DAMPING) ** 2 + DAMPING**2) / (s + 2 * DAMPING) for s in tops)
+    whole = max(tops) / 2 + DAMPING
+    assert exact > 1.5 * whole
+    measured = measure_curvature(found, DAMPING, torch.Generator().manual_seed(0))
+    # The bound is twice the first part where both parts are at the top.
+    assert 0.97 * exact <= measured.second_moment(1) <= 1.5 * exact
+    assert measured.second_moment(2) == pytest.approx(whole, rel=0.02)
+    constant = second_moment_constant(found, DAMPING, 1, torch.Generator().manual_seed(0), tolerance=1e-6)
+    assert constant.value.value == pytest.approx(exact, rel=1e-6)
 
 
 def test_preconditioned_parts_are_those_of_h() -> None:
