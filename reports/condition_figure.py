@@ -36,7 +36,9 @@ def condition_figure(sides: pd.DataFrame) -> Figure:
         r"$\mathrm{Tr}(H)^2/b$  (C = 1)",
         r"$C\,\mathrm{Tr}(H)^2/b$  (C measured)",
     ]
-    figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False)
+    # A single panel is not as wide as all three.
+    ncols = 1 if columns == 1 else 3
+    figure.legend(handles, labels, loc="outside lower center", ncols=ncols, frameon=False)
     return figure
 
 

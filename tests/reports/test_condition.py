@@ -122,3 +122,11 @@ def test_tokens_are_called_so(tmp_path, monkeypatch):
     text = " ".join(Page(html).text.split())
     assert "C ≥ 20 R/Tr(H) 1.67 C from R ≥ 5 tokens/sequence 5 of them independent 2.50 ± 0.25" in text
     assert condition_figure(over_seeds(rows)).axes[0].get_xlabel() == "batch size b, tokens"
+
+
+def test_the_legend_is_no_wider_than_a_figure_of_one_panel():
+    figure = condition_figure(over_seeds(pd.DataFrame([row(1, 4.0), row(4, 1.0)])))
+    figure.canvas.draw()
+    box = figure.legends[0].get_window_extent()
+    assert figure.bbox.x0 <= box.x0
+    assert box.x1 <= figure.bbox.x1
