@@ -84,6 +84,14 @@ def run(
     seeds: Annotated[int | None, typer.Option(min=1, help="Number of seeds, 0 to N − 1.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N.")] = None,
     dtype: Annotated[str | None, typer.Option(help="float32 or float64.")] = None,
+    reference_work: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            help="Gradient equivalents that CG may spend on a reference where p is too large for a dense one "
+            "(300; 0: no reference).",
+        ),
+    ] = None,
 ) -> None:
     """Run an experiment and build its report."""
     if resume and out is None:
@@ -103,6 +111,7 @@ def run(
             seeds=None if seeds is None else tuple(range(seeds)),
             device=device,
             dtype=dtype,
+            reference_work=reference_work,
         )
         plan = experiments.plan(chosen)
         directory = out or _new_directory(chosen.name)

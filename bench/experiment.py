@@ -88,6 +88,8 @@ class Experiment(Strict):
     dtype: Literal["float32", "float64"] = "float64"
     device: str = "cpu"
     budget: Budget = Budget()
+    # What CG may spend, in gradient equivalents, on a reference for a problem too large for a dense one.
+    reference_work: Annotated[float, Field(ge=0)] = 300.0
 
     def with_changes(
         self,

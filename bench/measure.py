@@ -116,6 +116,7 @@ def _facts(problem: Problem) -> dict[str, Any]:
         "trace": NAN if eigenvalues is None else float(eigenvalues.sum()),
         "condition_number": NAN if problem.condition_number is None else problem.condition_number,
         "reference_residual": NAN if problem.reference_residual is None else problem.reference_residual,
+        "reference_error": NAN if problem.reference_error is None else problem.reference_error,
         "dtype": str(problem.operator.dtype).removeprefix("torch."),
         "device": str(problem.operator.device),
         "facts": json.dumps(dict(problem.facts)),

@@ -16,6 +16,7 @@ from bench.store import Store
 from bench.theory_facts import TheoryFacts, theory_facts
 from problems import Problem
 from solvers import Record
+from solvers.certify import certify
 
 # What is made once for all cells of a problem.
 Built = tuple[Problem, Unit, TheoryFacts]
@@ -58,14 +59,14 @@ def _run_cells(plan: Plan, store: Store, progress: Progress) -> None:
         if not store.has_cell(cell.index):
             if cell.problem not in built:
                 progress.update(task, description=f"building {cell.problem}")
-                built[cell.problem] = _build(plan, cell.problem)
+                built[cell.problem] = _build(plan, cell.problem, progress)
                 progress.update(task, description=f"{cell.problem} · {cell.solver_label}")
             _run_cell(plan, cell, built[cell.problem], store, progress)
         progress.advance(task)
     progress.update(task, description="all solved", at="")
 
 
-def _build(plan: Plan, label: str) -> Built | Exception:
+def _build(plan: Plan, label: str, progress: Progress) -> Built | Exception:
     """The problem with its reference, unit of time and facts, or why there is none: its cells then say so."""
     experiment = plan.experiment
     device = torch.device(experiment.device)
@@ -73,6 +74,12 @@ def _build(plan: Plan, label: str) -> Built | Exception:
         problem = plan.families[label].build(
             device=device, dtype=DTYPES[experiment.dtype], seed=experiment.problem_seed
         )
+
+        def show(step: int, error: float) -> None:
+            progress.update(progress.task_ids[0], at=f"reference by CG, step {step}, error ≤ {error:.1e}")
+
+        if experiment.reference_work:
+            problem = certify(problem, max_work=experiment.reference_work, on_step=show)
         _ = problem.reference
         return problem, measure_unit(problem), theory_facts(problem)
     except Exception as error:

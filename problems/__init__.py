@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from problems import discovery
+from problems.named import NAMED, resolve
 from problems.operators.base import CurvatureOperator
 from problems.operators.dense import DenseOperator
 from problems.operators.fisher import EmpiricalFisher, MonteCarloFisher
@@ -16,6 +17,7 @@ from problems.operators.hessian import Hessian
 from problems.operators.network import NetworkOperator
 from problems.problem import Columns, Problem, ProblemFamily, from_model
 from problems.task import Task
+from problems.validation import unknown
 
 __all__ = [
     "Columns",
@@ -44,9 +46,16 @@ def available() -> dict[str, type[ProblemFamily]]:
 
 
 def family(name: str, **parameters: Any) -> ProblemFamily:
-    """The family `name`, or the one in the file `name`.py, with checked `parameters`; builds nothing."""
+    """The family or network `name`, or the family in the file `name`.py, with checked `parameters`.
+
+    Builds nothing; ValueError names what is unknown and suggests the nearest.
+    """
+    where = f"problem {name}"
+    if name not in NAMED and not name.endswith(".py") and name not in (known := available()):
+        raise ValueError(unknown("problem", name, [*known, *NAMED]))
+    name, parameters = resolve(name, parameters)
     cls = discovery.find(name, sys.modules[__name__], ProblemFamily, ENTRY_POINTS, "problem")  # type: ignore[type-abstract]
-    return discovery.construct(cls, parameters, f"problem {name}")
+    return discovery.construct(cls, parameters, where)
 
 
 def load(

@@ -91,13 +91,14 @@ def plugin_name(cls: type) -> str:
     return f"{stem}_{vars(cls)['variant']}" if "variant" in vars(cls) else stem
 
 
-def label(name: str, plugin: Any) -> str:
-    """The name and those settings that differ from their defaults: `cg(tolerance=1e-10)`."""
+def label(name: str, plugin: Any, own: Mapping[str, Any] | None = None) -> str:
+    """The name and those settings that differ from their defaults, or from `own`: `cg(tolerance=1e-10)`."""
+    defaults = {setting.name: setting.default for setting in fields(plugin)} | dict(own or {})
     changed = [
-        f"{setting.name}={value:g}" if isinstance(value, float) else f"{setting.name}={value}"
-        for setting in fields(plugin)
-        if setting.default is MISSING or getattr(plugin, setting.name) != setting.default
-        for value in [getattr(plugin, setting.name)]
+        f"{setting}={value:g}" if isinstance(value, float) else f"{setting}={value}"
+        for setting, default in defaults.items()
+        for value in [getattr(plugin, setting)]
+        if default is MISSING or value != default
     ]
     return f"{name}({', '.join(changed)})" if changed else name
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cached_property
 
 import torch
@@ -13,6 +14,19 @@ from problems.scaling import relative_norms
 
 # An eigendecomposition of this size takes about a minute on two cores and 400 MB.
 LARGEST_DENSE = 4096
+
+
+@dataclass(frozen=True, eq=False)
+class Certified:
+    """Answers X (p, k), float64, to a problem too large for an eigendecomposition.
+
+    `error` bounds the relative error of each column, and `residual` is the largest of their relative
+    residuals.
+    """
+
+    x: Tensor
+    error: float
+    residual: float
 
 
 class GroundTruth:

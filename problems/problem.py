@@ -14,9 +14,10 @@ from torch import Tensor, nn
 from problems.determinism import check_deterministic, check_differentiable
 from problems.discovery import label, plugin_name
 from problems.examples import Examples
-from problems.ground_truth import GroundTruth
+from problems.ground_truth import Certified, GroundTruth
 from problems.losses import Loss, as_loss
 from problems.model_function import ModelFunction
+from problems.named import NAMED, name_of
 from problems.operators.base import CurvatureOperator
 from problems.operators.curvature import Curvature
 from problems.operators.fisher import EmpiricalFisher, MonteCarloFisher
@@ -61,7 +62,8 @@ class Problem:
     """(H + λI) X = B: find X of shape (p, k).
 
     `facts` is what a reader should know of it (a model's accuracy, say); `closed_form` gives H in float64
-    where a formula does. Raises ValueError for λ ≤ 0 and for a B of another shape, dtype or device than H,
+    where a formula does; `certified` is the reference where p is too large for a dense one
+    (`solvers.certify`). Raises ValueError for λ ≤ 0 and for a B of another shape, dtype or device than H,
     or one that is not finite.
     """
 
@@ -73,6 +75,7 @@ class Problem:
     facts: Facts = field(default_factory=dict)
     closed_form: Callable[[], Tensor] | None = field(default=None, repr=False)
     ground_truth: GroundTruth = field(default=None, repr=False)  # type: ignore[assignment]
+    certified: Certified | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         check_damping(self.damping)
@@ -108,22 +111,32 @@ class Problem:
 
     def with_damping(self, damping: float) -> Problem:
         """The same H and B with another λ; operator and eigendecomposition are shared."""
-        return replace(self, damping=damping)
+        return replace(self, damping=damping, certified=None)
+
+    @property
+    def is_dense(self) -> bool:
+        """Whether p is small enough for an eigendecomposition of H, to which rounding is all the error."""
+        return self.ground_truth.in_reach
 
     @cached_property
     def reference(self) -> Tensor | None:
         """X in float64, shape (p, k), certified by its residual; None where p is out of reach."""
-        return self._reference[0] if self._reference else None
+        return self._reference.x if self._reference else None
 
     @cached_property
     def reference_residual(self) -> float | None:
-        """The largest relative residual of the reference under the operator's own product in float64."""
-        return self._reference[1] if self._reference else None
+        """The largest relative residual of the reference; of a dense one in float64."""
+        return self._reference.residual if self._reference else None
+
+    @cached_property
+    def reference_error(self) -> float | None:
+        """A bound of the reference's own relative error: 0, but for rounding, of a dense one."""
+        return self._reference.error if self._reference else None
 
     @cached_property
     def eigenvalues(self) -> Tensor | None:
         """Eigenvalues of H, float64, ascending, shape (p,); None where p is out of reach."""
-        return self.ground_truth.eigen[0] if self.ground_truth.in_reach else None
+        return self.ground_truth.eigen[0] if self.is_dense else None
 
     @cached_property
     def condition_number(self) -> float | None:
@@ -139,17 +152,18 @@ class Problem:
         return None if reference is None else relative_norms(x - reference, reference)
 
     def energy_error(self, x: Tensor, columns: slice | None = None) -> Tensor | None:
-        """Relative error of every column in the norm ‖e‖² = eᵀ(H + λI)e, shape (k,)."""
+        """Relative error of every column in the norm ‖e‖² = eᵀ(H + λI)e, shape (k,); None if p is large."""
         reference = self._reference_columns(columns)
-        if reference is None:
+        if reference is None or not self.is_dense:
             return None
         return relative_norms(self._energy(x - reference), self._reference_energy[:, columns or slice(None)])
 
     @cached_property
-    def _reference(self) -> tuple[Tensor, float] | None:
-        if not self.ground_truth.in_reach:
-            return None
-        return self.ground_truth.solve(self.columns(), self.damping)
+    def _reference(self) -> Certified | None:
+        if not self.is_dense:
+            return self.certified
+        x, residual = self.ground_truth.solve(self.columns(), self.damping)
+        return Certified(x, 0.0, residual)
 
     @cached_property
     def _reference_energy(self) -> Tensor:
@@ -179,7 +193,9 @@ class ProblemFamily(ABC):
         return plugin_name(type(self))
 
     def __str__(self) -> str:
-        return label(self.name, self)
+        """Its name, or the network's, with the parameters that differ from what that stands for."""
+        named = name_of(self.name, vars(self))
+        return label(named, self, NAMED[named][1]) if named else label(self.name, self)
 
     @classmethod
     def examples(cls) -> Sequence[ProblemFamily]:

@@ -39,6 +39,7 @@ _FACTS: list[tuple[str, str, str, Formatter]] = [
     ("trace", "Tr(H)", "trace", number),
     ("condition_number", "κ(H + λI)", "condition number", number),
     ("reference_residual", "reference residual", "relative residual of the reference solution", number),
+    ("reference_error", "reference error ≤", "what the reference itself, by CG, may be off", number),
 ]
 
 
@@ -156,7 +157,8 @@ def _facts(cells: pd.DataFrame) -> list[tuple[str, str, str]]:
     """(symbol, value, meaning) of what is known about a problem; a range where seeds differ."""
     facts = []
     for column, symbol, meaning, form in _FACTS:
-        if cells[column].notna().any():
+        # Of a dense reference there is nothing to tell.
+        if cells[column].notna().any() and (column != "reference_error" or cells[column].max() > 0):
             facts.append((symbol, _over_seeds(cells[column].dropna().tolist(), form), meaning))
     ratio = (cells["product_seconds"] / cells["gradient_seconds"]).dropna()
     if len(ratio):

@@ -26,8 +26,9 @@ _OPTIONAL_TEXT = [
 ]  # fmt: skip
 _OPTIONAL_NUMBERS = [
     "energy_error", "peak_memory_bytes", "dimension", "num_examples", "num_columns", "damping", "lambda_max",
-    "lambda_min", "trace", "condition_number", "reference_residual", "noise_constant", "noise_at_solution",
-    "start_error_rhs", "solution_ratio", "product_error", "gradient_seconds", "product_seconds",
+    "lambda_min", "trace", "condition_number", "reference_residual", "reference_error", "noise_constant",
+    "noise_at_solution", "start_error_rhs", "solution_ratio", "product_error", "gradient_seconds",
+    "product_seconds",
 ]  # fmt: skip
 _CURVE_TEXT = ["problem", "solver"]
 _CURVE_NUMBERS = ["seed", "step", "work", "seconds", "residual", "error"]

@@ -72,7 +72,7 @@ def solve(
     budget = Budget(max_steps, max_work, max_seconds)
     b = problem.columns(columns)
     # What the solver sees: no more right-hand sides than it is to solve.
-    asked = problem if columns is None else replace(problem, rhs=b)
+    asked = problem if columns is None else replace(problem, rhs=b, certified=None)
     # The reference is computed before any clock runs.
     compare = compare and problem.reference is not None
     run = _Run(problem, asked, solver, b, columns, budget, compare, on_record)
