@@ -132,4 +132,5 @@ def _facts(problem: Problem) -> Row:
         "damping": problem.damping,
         "dtype": str(problem.operator.dtype).removeprefix("torch."),
         "device": str(problem.operator.device),
+        "facts": json.dumps(dict(problem.facts)),
     }

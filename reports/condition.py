@@ -10,7 +10,7 @@ from reports.condition_rows import COLUMNS, over_seeds
 from reports.condition_verdicts import findings
 from reports.formats import count, number, setting
 from reports.rows import in_order
-from reports.study import Page, build_study, plus_minus
+from reports.study import Page, build_study, model_facts, plus_minus
 
 
 def build_condition(rows: pd.DataFrame, run: dict[str, Any], directory: Path) -> Path:
@@ -22,7 +22,11 @@ def _context(rows: pd.DataFrame) -> dict[str, Any]:
     sides = over_seeds(rows)
     return {
         "problems": [
-            {"name": problem, "facts": _facts(own.iloc[0]), "rows": [_row(row) for _, row in own.iterrows()]}
+            {
+                "name": problem,
+                "facts": _facts(own.iloc[0]) + model_facts(own.iloc[0]),
+                "rows": [_row(row) for _, row in own.iterrows()],
+            }
             for problem in in_order(sides["problem"])
             for own in [sides[sides["problem"] == problem]]
         ]

@@ -10,7 +10,7 @@ from reports.phase_figures import collapse_figure, phase_figure
 from reports.phase_rows import CLASSES, COLUMNS, classified, edges, over_seeds
 from reports.phase_verdicts import findings
 from reports.rows import in_order
-from reports.study import Page, build_study
+from reports.study import Page, build_study, model_facts
 
 
 def build_phase(rows: pd.DataFrame, run: dict[str, Any], directory: Path) -> Path:
@@ -27,7 +27,7 @@ def _context(rows: pd.DataFrame) -> dict[str, Any]:
         "problems": [
             {
                 "name": problem,
-                "facts": _facts(own.iloc[0]),
+                "facts": _facts(own.iloc[0]) + model_facts(own.iloc[0]),
                 "edges": [_edge(row) for _, row in found.iterrows()],
             }
             for problem in names

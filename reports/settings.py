@@ -11,7 +11,7 @@ from reports.rows import in_order
 from reports.settings_figure import settings_figure
 from reports.settings_rows import COLUMNS, PAPER, PUBLISHED, over_seeds, units
 from reports.settings_verdicts import findings
-from reports.study import Page, build_study, plus_minus
+from reports.study import Page, build_study, model_facts, plus_minus
 
 
 def build_settings(rows: pd.DataFrame, run: dict[str, Any], directory: Path) -> Path:
@@ -27,13 +27,17 @@ def _context(rows: pd.DataFrame) -> dict[str, Any]:
         "problems": [
             {
                 "name": problem,
-                "facts": _facts(own.iloc[0]),
+                "facts": _facts(own.iloc[0]) + model_facts(own.iloc[0]),
                 "rows": [_settings(row) for _, row in own.iterrows()],
             }
             for problem in in_order(table["problem"])
             for own in [table[table["problem"] == problem]]
         ],
-        "decomposition": [_decomposition(row) for _, row in paper.iterrows() if not math.isnan(row["bias"])],
+        "decomposition": [
+            _decomposition(row)
+            for _, row in paper.iterrows()
+            if not (math.isnan(row["bias"]) and math.isnan(row["half_step_second_moment"]))
+        ],
         "published": [
             {
                 "model": each.model,
@@ -52,6 +56,10 @@ def _context(rows: pd.DataFrame) -> dict[str, Any]:
 def _facts(row: pd.Series) -> list[tuple[str, str, str]]:
     largest, trace = row["measured_largest"], row["measured_trace"]
     tokens = row["unit"] == "token"
+    known = row["reference_error"]
+    reference = (
+        [("reference error ≤", number(known), "what CG's answer, u*, may be off")] if known > 0 else []
+    )
     draw = "of whole sequences h_i, each one draw" if tokens else ""
     return [
         ("p", count(row["dimension"]), "parameters"),
@@ -75,6 +83,7 @@ def _facts(row: pd.Series) -> list[tuple[str, str, str]]:
             number(row["measured_noise_constant"] / trace),
             "about 1 where examples are alike and λ is small",
         ),
+        *reference,
     ]
 
 
@@ -107,9 +116,13 @@ def _decomposition(row: pd.Series) -> dict[str, str]:
         "bias_bound": share(row["bias_bound"]),
         "solution_share": share(row["solution_share"]),
         "half": number(row["half_step_second_moment"]),
-        "stable": "holds" if row["half_step_second_moment"] < 1 else "fails",
+        "stable": _stable(row["half_step_second_moment"]),
         "batch": units(row),
     }
+
+
+def _stable(half: float) -> str:
+    return "–" if math.isnan(half) else "holds" if half < 1 else "fails"
 
 
 _PAGE = Page(

@@ -33,8 +33,9 @@ COLUMNS = {
     "measured_heterogeneity_error": "its standard error",
     "measured_noise_constant": "R, the least with E h² ⪯ R (H + λ), h one example, or sequence",
 }
-# What is known of the paper's rule alone, and where an eigendecomposition is in reach.
+# What is known of the paper's rule alone, where an eigendecomposition is in reach; the first of all.
 DECOMPOSITION = {
+    "reference_error": "what u* itself may be off, relative to ‖u*‖; 0, but for rounding, if dense",
     "bias": "‖E u_T − u*‖/‖u*‖ of the worst column, exactly",
     "noise": "‖u_T − E u_T‖/‖u*‖ of the worst column",
     "bias_from_rhs": "‖E u_T − u*‖ relative to ‖b‖/λ, worst column",

@@ -1,5 +1,6 @@
 """What the pages of all studies share: checked rows, the page's frame, its figures and findings."""
 
+import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -92,6 +93,16 @@ def plus_minus(value: float, error: float) -> str:
     if decimals > 5:
         return f"{number(value)} ± {scientific(f'{error:.1e}')}"
     return f"{value:,.{max(decimals, 0)}f} ± {error:,.{max(decimals, 0)}f}"
+
+
+def model_facts(row: pd.Series) -> list[tuple[str, str, str]]:
+    """(name, value, "") of what the problem's family tells of its model and data; old rows tell nothing."""
+    told = row.get("facts")
+    facts = json.loads(told) if isinstance(told, str) and told else {}
+    return [
+        (name, number(value) if isinstance(value, float) else plain(value), "")
+        for name, value in facts.items()
+    ]
 
 
 def _threads(machine: dict[str, Any]) -> str:

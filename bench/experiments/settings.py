@@ -21,6 +21,8 @@ from problems.spectrum import Spectrum, measure
 from problems.spectrum.smoothness import second_moment_constant
 from reports.settings import build_settings
 from solvers import Record, Solution, theory
+from solvers.certify import certify
+from solvers.measured import sample_of
 from solvers.solution import worst
 
 NAN = float("nan")
@@ -34,11 +36,20 @@ NUMBERS = (
 
 
 @dataclass(frozen=True)
+class Prepared:
+    """The measured spectrum, and the problem with a reference."""
+
+    spectrum: Spectrum
+    problem: Problem
+
+
+@dataclass(frozen=True)
 class Settings(Study):
     """LiSSA's η, b and T by the rule of Klochkov & Liu (2024) and by the sharp one, and what they end at.
 
     `target` is the relative error that both rules are asked for; `budget` gradient equivalents go into the
-    spectrum that is shown beside.
+    spectrum that is shown beside, and up to `reference_work` into the reference of a problem too large for a
+    dense one, where 0 is none.
     """
 
     title: ClassVar[str] = "Which settings, and do they work?"
@@ -58,21 +69,34 @@ class Settings(Study):
 
     target: float = 0.05
     budget: float = 200.0
+    reference_work: float = 300.0
 
     def __post_init__(self) -> None:
         check_budget(self.budget)
         if not 0 < self.target < 1:
             raise ValueError(f"target is {self.target}; a relative error between 0 and 1 is needed")
+        if not self.reference_work >= 0:
+            raise ValueError(f"reference_work is {self.reference_work}; gradient equivalents ≥ 0 are needed")
 
     def pieces(self) -> Sequence[Piece]:
         return [{"rule": rule} for rule in RULES]
 
-    def prepare(self, problem: Problem, on_progress: OnProgress) -> Spectrum:
-        return measure(problem.operator, budget=self.budget, damping=problem.damping, on_progress=on_progress)
+    def prepare(self, problem: Problem, on_progress: OnProgress) -> Prepared:
+        def show(step: int, error: float) -> None:
+            on_progress(f"reference by CG, step {step}, error ≤ {error:.1e}", 0)
+
+        spectrum = measure(
+            problem.operator, budget=self.budget, damping=problem.damping, on_progress=on_progress
+        )
+        if self.reference_work:
+            problem = certify(problem, max_work=self.reference_work, on_step=show)
+        return Prepared(spectrum, problem)
 
     def measure(
-        self, problem: Problem, prepared: Spectrum, piece: Piece, seed: int, on_progress: OnProgress
+        self, problem: Problem, prepared: Prepared, piece: Piece, seed: int, on_progress: OnProgress
     ) -> Sequence[Row]:
+        problem = prepared.problem
+
         def show(record: Record) -> None:
             on_progress(f"step {record.step}", 0)
 
@@ -80,9 +104,10 @@ class Settings(Study):
         solution = solvers.solve(problem, solver, seed=seed, on_record=show)
         row = {
             "target": self.target,
-            **_spectrum(prepared),
+            **_spectrum(prepared.spectrum),
             **_outcome(solution),
             **_chosen(solution, problem),
+            "reference_error": _number(problem.reference_error),
         }
         return [row | (_decomposition(problem, solution, row) if piece["rule"] == "paper" else {})]
 
@@ -132,28 +157,31 @@ def _chosen(solution: Solution, problem: Problem) -> Row:
 def _decomposition(problem: Problem, solution: Solution, row: Row) -> Row:
     """The error at η, b, T in its parts: what is left of the start, exactly, and what sampling added.
 
-    ‖E u_T − u*‖ = ‖(I − η(H + λ))ᵀ (b/λ − u*)‖ from the eigendecomposition; noise is u_T − E u_T.
+    ‖E u_T − u*‖ = ‖(I − η(H + λ))ᵀ (b/λ − u*)‖ from the eigendecomposition, where p allows one; noise is
+    u_T − E u_T.
     """
     step, batch, steps = row["step_size"], row["batch_size"], row["num_steps"]
     reference = problem.reference
     if reference is None or not step > 0 or not steps > 0:
         return {}
     b = problem.columns().double()
-    left = bias(problem, step, int(steps))
-    found = {
-        "bias": worst(relative_norms(left, reference)),
-        "bias_from_rhs": worst(relative_norms(left, b / problem.damping)),
+    found: Row = {
         "bias_bound": theory.bias_from_rhs(step, problem.damping, int(steps)),
         # The smallest ‖u*‖ relative to ‖b‖/λ: what makes a small bias of the one a large one of the other.
         "solution_share": float((problem.damping * reference.norm(dim=0) / b.norm(dim=0)).min()),
     }
-    if solution.x is not None and solution.steps == steps:
-        found["noise"] = worst(relative_norms(solution.x.double() - reference - left, reference))
+    if problem.is_dense:
+        left = bias(problem, step, int(steps))
+        found["bias"] = worst(relative_norms(left, reference))
+        found["bias_from_rhs"] = worst(relative_norms(left, b / problem.damping))
+        if solution.x is not None and solution.steps == steps:
+            found["noise"] = worst(relative_norms(solution.x.double() - reference - left, reference))
     if problem.operator.has_examples and not row["full_data"]:
         generator = torch.Generator().manual_seed(0)
-        sharp = second_moment_constant(problem.operator, problem.damping, int(batch), generator)
+        operator = sample_of(problem.operator, generator)
+        sharp = second_moment_constant(operator, problem.damping, int(batch), generator)
         found["half_step_second_moment"] = step * sharp.value.value / 2
-    elif row["full_data"]:
+    elif row["full_data"] and problem.is_dense:
         found["half_step_second_moment"] = (
             step * (float(problem.ground_truth.eigen[0][-1]) + problem.damping) / 2
         )

@@ -10,7 +10,7 @@ import torch
 import problems
 import solvers
 from bench.experiments.settings import Settings
-from problems import Problem
+from problems import Problem, ground_truth
 
 
 def rows_of(problem: Problem, rule: str, seed: int = 0) -> dict:
@@ -68,3 +68,21 @@ def test_the_sharp_rule_reaches_its_target(quadratic: Problem) -> None:
     assert row["predicted_error"] <= 0.1
     assert row["why"]
     assert "bias" not in row
+
+
+def test_a_problem_too_large_for_a_dense_reference_has_one_by_cg(monkeypatch: pytest.MonkeyPatch) -> None:
+    small = problems.load("quadratic", dimension=12, num_examples=60, num_columns=3, damping=0.5)
+    expected = rows_of(small, "paper")
+    monkeypatch.setattr(ground_truth, "LARGEST_DENSE", 5)
+    large = problems.load("quadratic", dimension=12, num_examples=60, num_columns=3, damping=0.5)
+    row = rows_of(large, "paper")
+    assert 0 < row["reference_error"] <= 2e-3
+    assert row["error"] == pytest.approx(expected["error"], abs=2 * row["reference_error"])
+    assert row["solution_share"] == pytest.approx(expected["solution_share"], rel=row["reference_error"])
+    assert row["half_step_second_moment"] == pytest.approx(expected["half_step_second_moment"], rel=1e-9)
+    # What asks for an eigendecomposition is not made up.
+    assert "bias" not in row
+    assert "noise" not in row
+    study = Settings(target=0.1, budget=60.0, reference_work=0)
+    prepared = study.prepare(large, lambda what, share: None)
+    assert prepared.problem.reference is None
