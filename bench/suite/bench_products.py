@@ -23,12 +23,13 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from torch import Tensor, nn
 
 from bench.memory import PeakMemory
-from bench.suite.networks import CONTEXT, IMAGE_CLASSES, VOCABULARY, Transformer, resnet18
+from bench.suite.networks import CONTEXT, VOCABULARY, Transformer
 from bench.suite.subjects import Subject, parametrize, synchronise
 from problems import GaussNewton, Hessian, NetworkOperator
 from problems.examples import Examples, Inputs
 from problems.losses import CrossEntropy, Loss, TokenCrossEntropy
 from problems.model_function import ModelFunction
+from problems.models.resnet import resnet
 from problems.operators.curvature import Curvature
 from problems.operators.recording import RECORD_AFTER
 
@@ -125,7 +126,8 @@ class Own:
         """The network with its batch."""
         torch.manual_seed(0)
         if self.name == "resnet18":
-            return network(resnet18(), torch.randn(32, 3, 32, 32), torch.randint(IMAGE_CLASSES, (32,)))
+            model = resnet(18, torch.Generator().manual_seed(0), width=32, classes=10, stem="cifar")
+            return network(model, torch.randn(32, 3, 32, 32), torch.randint(10, (32,)))
         tokens = torch.randint(VOCABULARY, (8, CONTEXT))
         return network(Transformer(), tokens, tokens.roll(-1, dims=1))
 

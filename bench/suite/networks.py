@@ -1,43 +1,11 @@
-"""The two networks on which products are measured: a small ResNet and a small transformer."""
+"""A small transformer of plain torch modules, on which products are measured beside a ResNet."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
 
-IMAGE_CLASSES, VOCABULARY, CONTEXT = 10, 2000, 128
-
-
-class ResidualBlock(nn.Module):
-    """Two 3 × 3 convolutions and a shortcut (He et al. 2016)."""
-
-    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
-        super().__init__()
-        self.first = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
-        self.first_norm = nn.BatchNorm2d(outputs)
-        self.second = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
-        self.second_norm = nn.BatchNorm2d(outputs)
-        self.shortcut: nn.Module = nn.Identity()
-        if stride != 1 or inputs != outputs:
-            shortcut = nn.Conv2d(inputs, outputs, 1, stride, bias=False)
-            self.shortcut = nn.Sequential(shortcut, nn.BatchNorm2d(outputs))
-
-    def forward(self, images: Tensor) -> Tensor:
-        hidden = self.first_norm(self.first(images)).relu()
-        return (self.second_norm(self.second(hidden)) + self.shortcut(images)).relu()
-
-
-def resnet18(width: int = 32) -> nn.Module:
-    """ResNet-18 for 32 × 32 images, p ≈ 2.8M at width 32, in evaluation mode."""
-    layers: list[nn.Module] = [nn.Conv2d(3, width, 3, 1, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU()]
-    inputs = width
-    for factor, stride in ((1, 1), (2, 2), (4, 2), (8, 2)):
-        outputs = factor * width
-        layers += [ResidualBlock(inputs, outputs, stride), ResidualBlock(outputs, outputs, 1)]
-        inputs = outputs
-    return nn.Sequential(
-        *layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(inputs, IMAGE_CLASSES)
-    ).eval()
+VOCABULARY, CONTEXT = 2000, 128
 
 
 class TransformerLayer(nn.Module):
