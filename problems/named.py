@@ -16,7 +16,7 @@ NAMED: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     ),
     "resnet50": (
         "image_classifier",
-        {"model": "resnet50", "width": 8, "data": "cifar10", "curvature_size": 1000, "damping": 5.0},
+        {"model": "resnet50", "width": 8, "data": "fashion_mnist", "curvature_size": 1000, "damping": 5.0},
     ),
     "opt-small": ("language_model", {"model": "opt-small"}),
     "opt-125m": ("language_model", {"model": "opt-125m"}),
