@@ -14,7 +14,7 @@ from problems.data import load as load_data
 from problems.data.images import Images
 from problems.models.image_inputs import Encoding, Flat, encode_all, standardised
 from problems.models.image_recipes import REACHED, RECIPES
-from problems.models.image_training import image_lesson, test_accuracy
+from problems.models.image_training import image_lesson, measure_accuracy
 from problems.models.mlp import mlp
 from problems.models.resnet import STEMS, resnet
 from problems.models.weights_file import check_weights_file, load_weights
@@ -146,7 +146,7 @@ class ImageClassifier(ProblemFamily):
             found = self._train(model, data, encoding, generator, seed, device)
         else:
             load_weights(model, Path(self.weights).expanduser())
-            found = test_accuracy(model.to(device), data, encoding, device)
+            found = measure_accuracy(model.to(device), data, encoding, device)
         # A ResNet's inputs have float32's digits whatever its dtype, so that H is the same in each.
         kept = torch.float32 if self._is_resnet else dtype
         count = self._curvature_size

@@ -27,12 +27,12 @@ def image_lesson(
         return loss.per_example(outputs, targets[chosen]).mean()
 
     def evaluate(model: nn.Module) -> dict[str, float]:
-        return {"test accuracy": test_accuracy(model, data, encoding, device)}
+        return {"test accuracy": measure_accuracy(model, data, encoding, device)}
 
     return Lesson(count, batch_loss, evaluate)
 
 
-def test_accuracy(model: nn.Module, data: Images, encoding: Encoding, device: torch.device) -> float:
+def measure_accuracy(model: nn.Module, data: Images, encoding: Encoding, device: torch.device) -> float:
     """The share of the test images whose largest output is their class's."""
     right = 0
     with torch.no_grad():
