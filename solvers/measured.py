@@ -23,6 +23,8 @@ SAMPLE = 2048
 TOLERANCE = 0.03
 MOST_PRODUCTS = 30
 NOISE_STEPS = 10
+# Of each part of a sequence all of it is computed: some hundred parts, and few steps, show enough.
+PARTS, STEPS_OF_PARTS = 256, 4
 TRACE_PRODUCTS = 30
 SAMPLED_EXAMPLES = 64
 
@@ -144,6 +146,9 @@ def _noise_constant(
     operator: CurvatureOperator, damping: float, generator: torch.Generator, batch_size: int | None = None
 ) -> float:
     """R of whole draws, or of those that mini-batches of `batch_size` units are made of."""
+    parts, steps = None, NOISE_STEPS
+    if batch_size is not None:
+        parts, steps = max(1, PARTS // operator.num_draws), STEPS_OF_PARTS
     if not operator.has_examples:
         found = sampled_noise_constant(operator, damping, SAMPLED_EXAMPLES, generator, batch_size=batch_size)
     else:
@@ -152,9 +157,10 @@ def _noise_constant(
             damping,
             generator,
             batch_size=batch_size,
+            parts=parts,
             width=1,
             tolerance=TOLERANCE,
-            max_steps=NOISE_STEPS,
+            max_steps=steps,
         )
     return found.value.value
 

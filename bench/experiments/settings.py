@@ -22,7 +22,7 @@ from problems.spectrum.smoothness import second_moment_constant
 from reports.settings import build_settings
 from solvers import Record, Solution, theory
 from solvers.certify import certify
-from solvers.measured import sample_of
+from solvers.measured import PARTS, sample_of
 from solvers.solution import worst
 
 NAN = float("nan")
@@ -179,7 +179,11 @@ def _decomposition(problem: Problem, solution: Solution, row: Row) -> Row:
     if problem.operator.has_examples and not row["full_data"]:
         generator = torch.Generator().manual_seed(0)
         operator = sample_of(problem.operator, generator)
-        sharp = second_moment_constant(operator, problem.damping, int(batch), generator)
+        # Of large problems a few steps, and some hundred parts where a batch is less than a sequence.
+        limits: dict[str, Any] = {}
+        if not problem.is_dense:
+            limits = {"tolerance": 5e-2, "max_steps": 5, "parts": max(1, PARTS // operator.num_draws)}
+        sharp = second_moment_constant(operator, problem.damping, int(batch), generator, **limits)
         found["half_step_second_moment"] = step * sharp.value.value / 2
     elif row["full_data"] and problem.is_dense:
         found["half_step_second_moment"] = (
