@@ -144,19 +144,13 @@ def _from_folder(
     positions = getattr(config, "max_position_embeddings", None)
     check_context(model, context, positions)
     network = _network(model, folder, config, options, None if weights == "pretrained" else seed)
-    tokenizer = _read(model, folder, "AutoTokenizer", options)
-
-    def encode(text: str) -> Tokens:
-        # Its longest sequence does not matter: what is longer is cut here.
-        found: Tokens = tokenizer(text, truncation=False, verbose=False)["input_ids"]
-        return found
-
+    vocabulary = int(network.get_input_embeddings().num_embeddings)  # type: ignore[operator]
+    encode = _encoder(model, folder, options, vocabulary)
     _check_causal(model, network)
     facts: dict[str, float | str] = {"model": f"{model} ({type(network).__name__})"}
     if getattr(config, "_commit_hash", None):
         facts["revision"] = str(config._commit_hash)
     padding = next((int(n) for n in (config.pad_token_id, config.eos_token_id) if isinstance(n, int)), 0)
-    vocabulary = int(network.get_input_embeddings().num_embeddings)  # type: ignore[operator]
     return CausalLM(network, encode, vocabulary, padding, positions, facts)
 
 
@@ -173,6 +167,25 @@ def _network(model: str, folder: Path, config: Any, options: dict[str, Any], see
         raise ValueError(f"the weights of {model} lack {', '.join(lacking[:3])}, so that {NO_LOSS}")
     checked: nn.Module = network.eval()
     return checked
+
+
+def _encoder(model: str, folder: Path, options: dict[str, Any], vocabulary: int) -> Encode:
+    tokenizer = _read(model, folder, "AutoTokenizer", options)
+    # Where there is none, transformers gives one that knows no word.
+    if not tokenizer("a", add_special_tokens=False)["input_ids"]:
+        raise ModelUnavailable(f"{model}: {folder} holds no tokenizer; tokenizer.save_pretrained writes it")
+
+    def encode(text: str) -> Tokens:
+        # Its longest sequence does not matter: what is longer is cut here.
+        found: Tokens = tokenizer(text, truncation=False, verbose=False)["input_ids"]
+        if max(found, default=0) >= vocabulary:
+            raise ValueError(
+                f"the tokenizer of {model} gives the token {max(found)}, and its network has {vocabulary}: "
+                "they do not belong together"
+            )
+        return found
+
+    return encode
 
 
 def _read(model: str, folder: Path, auto: str, options: dict[str, Any]) -> Any:

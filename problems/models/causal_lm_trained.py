@@ -59,7 +59,7 @@ SMALL: Mapping[str, Small] = {
     # For tests: a second or two.
     "opt-tiny": Small(
         OptSizes(width=8, layers=2, heads=2, hidden=8, positions=16),
-        TokenizerRecipe(vocabulary=104, every_byte=False),
+        TokenizerRecipe(vocabulary=128, every_byte=False),
         Recipe(
             epochs=4, batch_size=32, learning_rate=2e-2, weight_decay=0.0, warmup=0.05, longest_gradient=1.0
         ),

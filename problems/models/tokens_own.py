@@ -90,10 +90,9 @@ def _encode(tokenizer: Any, text: str) -> Tokens:
 
 
 def _flat(documents: Sequence[Tokens]) -> dict[str, Tensor]:
-    lengths = torch.tensor([len(each) for each in documents])
     return {
-        "tokens": torch.cat([torch.tensor(each, dtype=torch.int32) for each in documents]),
-        "lengths": lengths,
+        "tokens": torch.tensor([token for each in documents for token in each], dtype=torch.int32),
+        "lengths": torch.tensor([len(each) for each in documents], dtype=torch.long),
     }
 
 

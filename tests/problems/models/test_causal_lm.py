@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -159,6 +160,35 @@ def test_without_a_hub_the_error_says_what_to_do_and_soon(name: str, no_hub: Pat
     for part in (name, NOWHERE, str(no_hub), "model=FOLDER", "HF_HOME"):
         assert part in said
     assert ("weights=random" in said) == (name == "opt-1.3b")
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_what_is_missing_is_downloaded_once(
+    whole: bool, no_hub: Path, saved: tuple[Path, nn.Module], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a hub that gives what it is asked for; or that has no weights after all."""
+    folder, model = saved
+    asked: list[list[str]] = []
+    files = [SimpleNamespace(rfilename=path.name) for path in folder.iterdir()]
+
+    def info(self: Any, repository: str, timeout: float) -> Any:
+        return SimpleNamespace(siblings=files)
+
+    def download(repository: str, *, allow_patterns: Any = None, **options: Any) -> str:
+        if options.get("local_files_only"):
+            raise FileNotFoundError(repository)
+        asked.append(allow_patterns)
+        return str(folder)
+
+    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", info)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    if whole:
+        assert same(load("owner/name", "pretrained", 0, None).network, model)
+        assert asked == [["*.json", "*.txt", "*.model", "model*.safetensors"]]
+    else:
+        (folder / "model.safetensors").unlink()
+        with pytest.raises(ModelUnavailable, match=r"it has no config\.json or weights"):
+            load("owner/name", "pretrained", 0, None)
 
 
 def test_of_several_formats_one_is_downloaded() -> None:
