@@ -29,7 +29,8 @@ RECIPES = {
     ("mlp", "digits"): ImageRecipe(_MLP, _AS_THEY_ARE),
     ("mlp", "mnist"): ImageRecipe(replace(_MLP, epochs=10), _AS_THEY_ARE),
     ("mlp", "fashion_mnist"): ImageRecipe(replace(_MLP, epochs=10), _AS_THEY_ARE),
-    ("mlp", "cifar10"): ImageRecipe(replace(_MLP, epochs=10), _AS_THEY_ARE),
+    # Of so many pixels that are all positive a larger step takes every unit to where tanh is flat.
+    ("mlp", "cifar10"): ImageRecipe(replace(_MLP, epochs=10, learning_rate=1e-4), _AS_THEY_ARE),
     ("resnet18", "digits"): ImageRecipe(replace(_RESNET, epochs=10, batch_size=64), _AS_THEY_ARE),
     ("resnet18", "mnist"): ImageRecipe(replace(_RESNET, epochs=4), _AS_THEY_ARE),
     ("resnet18", "fashion_mnist"): ImageRecipe(replace(_RESNET, epochs=10), _MIRRORED),
@@ -44,4 +45,8 @@ RECIPES = {
 # training images and with the epochs above, with seed 0.
 REACHED = {
     ("mlp", 12, "digits"): 0.939,
+    ("mlp", 12, "mnist"): 0.939,
+    ("mlp", 12, "fashion_mnist"): 0.860,
+    ("mlp", 12, "cifar10"): 0.374,
+    ("resnet18", 16, "cifar10"): 0.873,
 }
