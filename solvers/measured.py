@@ -148,7 +148,9 @@ def _noise_constant(
     """R of whole draws, or of those that mini-batches of `batch_size` units are made of."""
     parts, steps = None, NOISE_STEPS
     if batch_size is not None:
-        parts, steps = max(1, PARTS // operator.num_draws), STEPS_OF_PARTS
+        share = sequences_for(batch_size, operator.num_examples / operator.num_draws)[1]
+        parts = min(math.ceil(1 / share), max(1, PARTS // operator.num_draws))
+        steps = STEPS_OF_PARTS
     if not operator.has_examples:
         found = sampled_noise_constant(operator, damping, SAMPLED_EXAMPLES, generator, batch_size=batch_size)
     else:
