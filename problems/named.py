@@ -12,16 +12,41 @@ from typing import Any
 NAMED: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "resnet18": (
         "image_classifier",
-        {"model": "resnet18", "width": 16, "data": "cifar10", "curvature_size": 1000, "damping": 5.0},
+        {
+            "model": "resnet18",
+            "width": 16,
+            "data": "cifar10",
+            "curvature_size": 1000,
+            "num_queries": 2,
+            "damping": 5.0,
+        },
     ),
     "resnet50": (
         "image_classifier",
-        {"model": "resnet50", "width": 8, "data": "fashion_mnist", "curvature_size": 1000, "damping": 5.0},
+        {
+            "model": "resnet50",
+            "width": 8,
+            "data": "fashion_mnist",
+            "curvature_size": 1000,
+            "num_queries": 2,
+            "damping": 5.0,
+        },
     ),
-    "opt-small": ("language_model", {"model": "opt-small"}),
-    "opt-125m": ("language_model", {"model": "opt-125m"}),
-    "opt-1.3b": ("language_model", {"model": "opt-1.3b"}),
-    "smollm2-135m": ("language_model", {"model": "smollm2-135m"}),
+    "opt-small": ("language_model", {"model": "opt-small", "num_queries": 2}),
+    "opt-125m": ("language_model", {"model": "opt-125m", "num_queries": 2}),
+    "opt-1.3b": ("language_model", {"model": "opt-1.3b", "num_queries": 2}),
+    # 3.5 million parameters of 135: the linear maps of one layer.
+    "smollm2-135m": (
+        "language_model",
+        {
+            "model": "smollm2-135m",
+            "parameters": r"layers\.20\..*proj",
+            "context": 64,
+            "training_size": 16,
+            "num_queries": 2,
+            "damping": 0.1,
+        },
+    ),
 }
 
 

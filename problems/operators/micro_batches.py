@@ -179,7 +179,8 @@ class _LiveBytes(TorchDispatchMode):
         arguments = {id(_storage(leaf)) for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)}
         result = func(*args, **(kwargs or {}))
         for leaf in tree_leaves(result):
-            if isinstance(leaf, Tensor):
+            # Tangents that are 0 have a size and no memory.
+            if isinstance(leaf, Tensor) and not leaf._is_zerotensor():
                 storage = _storage(leaf)
                 # A view of what existed before is no new memory.
                 if id(storage) not in self._known and id(storage) not in arguments:

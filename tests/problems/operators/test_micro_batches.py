@@ -51,6 +51,15 @@ def test_peak_bytes_counts_what_lives_at_one_time() -> None:
     assert peak_bytes(more) == 4 * 1024
 
 
+def test_zeros_that_take_no_memory_are_not_counted() -> None:
+    def run() -> None:
+        zeros = torch._efficientzerotensor((1000, 1000))
+        assert zeros._is_zerotensor()
+        torch.zeros(256)  # 1024 bytes in float32
+
+    assert peak_bytes(run) == 1024
+
+
 @pytest.mark.parametrize("hessian", [False, True])
 @pytest.mark.parametrize("columns", [1, 5])
 def test_products_keep_to_max_bytes_and_change_nothing(
