@@ -35,7 +35,8 @@ from bench.diagnosis.text import print_diagnosis
 from bench.store import Store
 from problems.data import DataWarning
 from problems.discovery import PluginWarning
-from problems.specification import Specification, parse
+from problems.named import NAMED
+from problems.specification import Specification, parse, written
 from problems.validation import explain, unknown
 
 app = typer.Typer(
@@ -194,7 +195,7 @@ def list_(
     what: Annotated[Listed, typer.Argument(help="What to list.")],
     as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
 ) -> None:
-    """List solvers, problems or experiments, with their settings."""
+    """List solvers, problems with networks, or experiments, with their settings."""
     rows = _listing(what)
     if as_json:
         print(json.dumps(rows, indent=2, ensure_ascii=False))
@@ -319,10 +320,20 @@ def _listing(what: Listed) -> list[dict[str, Any]]:
             for name, found in study.available().items()
         ]
     classes: Mapping[str, type] = solvers.available() if what is Listed.solvers else problems.available()
-    return [
+    rows = [
         {"name": name, "summary": _first_line(cls), "settings": _defaults(cls)}
         for name, cls in classes.items()
     ]
+    networks = [
+        {
+            "name": name,
+            "summary": f"A network: short for {family} with these settings.",
+            "stands_for": written(Specification(family, dict(own))),
+            "settings": dict(own),
+        }
+        for name, (family, own) in NAMED.items()
+    ]
+    return rows if what is Listed.solvers else rows + networks
 
 
 def _defaults(cls: type) -> dict[str, Any]:

@@ -44,6 +44,15 @@ def parse(text: str) -> Specification:
     return Specification(name, settings)
 
 
+def written(specification: Specification) -> str:
+    """As `parse` reads it."""
+    settings = ",".join(
+        f"{name}={value if isinstance(value, str) else json.dumps(value, separators=(',', ':'))}"
+        for name, value in specification.settings.items()
+    )
+    return f"{specification.name}:{settings}" if settings else specification.name
+
+
 def _parts(text: str) -> list[str]:
     """`text` cut at its commas, but not at those of a list, [1,4,16], or of a name's own settings."""
     parts, depth = [""], 0

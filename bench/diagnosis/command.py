@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import json
 import shlex
 import sys
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ from bench.diagnosis.result import Diagnosis
 from bench.experiment import DTYPES, check_device
 from bench.problem_file import ProblemFile, find_family
 from problems import Problem
-from problems.specification import Specification, parse
+from problems.specification import Specification, parse, written
 
 PARTS = {
     "extremes": "largest and smallest eigenvalue",
@@ -102,7 +101,7 @@ def _build(asked: Asked) -> tuple[str, Problem, str]:
     specification = asked.subject
     if asked.damping is not None:
         parameters["damping"] = asked.damping
-        specification = _written(Specification(parsed.name, parameters))
+        specification = written(Specification(parsed.name, parameters))
     family = find_family(parsed.name, parameters)
     if isinstance(family, ProblemFile):
         given = [f"--{name}" for name in ("device", "dtype") if getattr(asked, name) is not None]
@@ -117,15 +116,6 @@ def _build(asked: Asked) -> tuple[str, Problem, str]:
     problem = family.build(device=torch.device(device), dtype=DTYPES[dtype], seed=PROBLEM_SEED)
     options = [f"--{name} {getattr(asked, name)}" for name in ("device", "dtype") if getattr(asked, name)]
     return specification, problem, " ".join(options)
-
-
-def _written(specification: Specification) -> str:
-    """As `parse` reads it."""
-    settings = ",".join(
-        f"{name}={value if isinstance(value, str) else json.dumps(value, separators=(',', ':'))}"
-        for name, value in specification.settings.items()
-    )
-    return f"{specification.name}:{settings}" if settings else specification.name
 
 
 def _now() -> str:

@@ -20,6 +20,8 @@ import bench.cli
 from bench.store import Store
 from problems import ground_truth
 from problems.discovery import PluginWarning
+from problems.named import NAMED
+from problems.specification import parse
 from tests.bench.test_runner import FAILING
 
 REPOSITORY = Path(__file__).parents[2]
@@ -208,6 +210,11 @@ def test_list_names_everything_with_its_settings() -> None:
     assert all(row["summary"] for row in solvers)
     problems = json.loads(runner.invoke(bench.cli.app, ["list", "problems", "--json"]).output)
     assert {row["name"] for row in problems} >= {"quadratic", "softmax_regression", "image_classifier"}
+    [resnet] = [row for row in problems if row["name"] == "resnet18"]
+    assert resnet["settings"]["data"] == "cifar10"
+    family = parse(resnet["stands_for"])
+    assert str(bench.cli.problems.family(family.name, **family.settings)) == "resnet18"
+    assert {*NAMED} <= {*runner.invoke(bench.cli.app, ["list", "problems"]).output.split()}
     experiments = runner.invoke(bench.cli.app, ["list", "experiments"]).output
     assert "quickstart" in experiments
 
