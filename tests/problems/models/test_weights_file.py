@@ -105,6 +105,7 @@ def write_others(path: Path) -> None:
         ("module.pth", lambda path: torch.save(nn.Linear(1, 1), path), "cannot be read as a state dict"),
         ("code.pth", lambda path: torch.save(Runs(), path), "cannot be read as a state dict"),
         ("text.pth", lambda path: path.write_text("weights"), "cannot be read as a state dict"),
+        ("script.pt", lambda path: path.write_text("export WIDTH=4\n"), "cannot be read as a state dict"),
         ("text.safetensors", lambda path: path.write_text("weights"), "cannot be read as a state dict"),
         ("empty.pth", lambda path: path.write_bytes(b""), "cannot be read as a state dict"),
         ("list.pth", write_list, "holds list, not a state dict"),
