@@ -33,10 +33,12 @@ from bench.diagnosis.diagnose import DEFAULT_BUDGET
 from bench.diagnosis.lissa_settings import Settings
 from bench.diagnosis.text import print_diagnosis
 from bench.store import Store
+from problems.cache import CacheWarning
 from problems.data import DataWarning
 from problems.discovery import PluginWarning
 from problems.named import NAMED
 from problems.specification import Specification, parse, written
+from problems.training import NetworkWarning
 from problems.validation import explain, unknown
 
 app = typer.Typer(
@@ -259,8 +261,8 @@ def _say_error(text: str, style: str | None = None) -> None:
 
 
 def _show_warning(message: Warning | str, category: type[Warning], *where: Any, **options: Any) -> None:
-    if issubclass(category, PluginWarning | DataWarning):
-        # Plug-ins are looked for more than once, and data are loaded so.
+    if issubclass(category, PluginWarning | DataWarning | CacheWarning | NetworkWarning):
+        # Plug-ins are looked for more than once; data and networks are loaded so.
         if str(message) not in shown_warnings:
             shown_warnings.add(str(message))
             _say_error(f"ihvp-bench: {message}", style="yellow")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import tempfile
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,6 +19,10 @@ from torch import Tensor
 from problems.files import write_whole
 
 ENVIRONMENT_VARIABLE = "IHVP_BENCH_CACHE"
+
+
+class CacheWarning(UserWarning):
+    """What is in the cache and cannot be read, or cannot be kept there."""
 
 
 def cache_directory() -> Path:
@@ -44,7 +49,9 @@ def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, str]] | No
         with safe_open(path, framework="pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
     except (SafetensorError, OSError) as error:
-        warnings.warn(f"the checkpoint {path} cannot be read ({error}); training again", stacklevel=2)
+        warnings.warn(
+            f"the checkpoint {path} cannot be read ({error}); training again", CacheWarning, stacklevel=2
+        )
         return None
 
 
@@ -59,8 +66,24 @@ def save_checkpoint(path: Path, tensors: Mapping[str, Tensor], metadata: dict[st
         path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(path, lambda file: save_file(copies, file, metadata))
     except (SafetensorError, OSError) as error:
-        warnings.warn(
-            f"the checkpoint cannot be kept in {path.parent} ({error}); it will be trained again next time. "
-            f"Set {ENVIRONMENT_VARIABLE} to a directory that can be written",
-            stacklevel=2,
-        )
+        warn_not_kept("the checkpoint", path, error, stacklevel=3)
+
+
+def check_can_be_kept(path: Path) -> None:
+    """Warn where a checkpoint cannot be written to `path`, before the work whose result it would be."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=path.parent).close()
+    except OSError as error:
+        warn_not_kept("the checkpoint", path, error, stacklevel=3)
+
+
+def warn_not_kept(what: str, path: Path, error: Exception, stacklevel: int) -> None:
+    """Say that `what` cannot be written to `path`, and what to do."""
+    reason = getattr(error, "strerror", None) or error
+    warnings.warn(
+        f"{what} cannot be kept in {path.parent} ({reason}); it will be trained again next time. Set "
+        f"{ENVIRONMENT_VARIABLE} to a folder that can be written and has the room",
+        CacheWarning,
+        stacklevel=stacklevel + 1,
+    )

@@ -21,7 +21,7 @@ from problems.models.weights_file import check_weights_file, load_weights
 from problems.parameters import select
 from problems.precision import PRECISIONS, Precision, check_precision
 from problems.problem import Problem, ProblemFamily, as_curvature, from_model
-from problems.training import trained
+from problems.training import NetworkWarning, trained
 from problems.validation import check_counts, check_damping, unknown
 
 
@@ -227,6 +227,7 @@ class ImageClassifier(ProblemFamily):
             warnings.warn(
                 f"{self._description} classifies {found:.1%} of the test images of {self.data} rightly, but "
                 f"its recipe states {stated:.1%}: delete {record.path} and train again, or look at its log",
+                NetworkWarning,
                 stacklevel=3,
             )
         return found

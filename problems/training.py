@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from problems.cache import (
+    check_can_be_kept,
     checkpoint_path,
     load_checkpoint,
     partial_path,
@@ -27,6 +28,10 @@ Row = dict[str, float]
 
 # Training that is cut off loses no more than this.
 SECONDS_BETWEEN_SAVES = 60.0
+
+
+class NetworkWarning(UserWarning):
+    """A trained network that is not what its recipe states."""
 
 
 @dataclass(frozen=True)
@@ -227,6 +232,7 @@ def trained(
     if found is None:
         training = _Training(model, lesson, recipe, generator, partial_path(path), seed)
         training.go_on_from_saved()
+        check_can_be_kept(path)
         with progress_bar(f"training {kind}", training.steps) as show:
             training.run(show)
         log = training.log

@@ -11,7 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from problems.cache import ENVIRONMENT_VARIABLE, checkpoint_path, load_checkpoint, save_checkpoint
+from problems.cache import (
+    CacheWarning,
+    checkpoint_path,
+    load_checkpoint,
+    save_checkpoint,
+    warn_not_kept,
+)
 from problems.data.text import Text, digest
 from problems.files import write_whole
 from problems.models.causal_lm_library import library
@@ -106,17 +112,15 @@ def _tokenizer(text: Text, recipe: TokenizerRecipe, path: Path) -> Any:
         try:
             return tokenizers.Tokenizer.from_file(str(path))
         except Exception as error:  # the library raises Exception itself
-            warnings.warn(f"the tokenizer {path} cannot be read ({error}); training again", stacklevel=4)
+            warnings.warn(
+                f"the tokenizer {path} cannot be read ({error}); training again", CacheWarning, stacklevel=4
+            )
     tokenizer = _trained(text.train, recipe)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(path, lambda file: file.write_text(tokenizer.to_str(), encoding="utf-8"))
     except OSError as error:
-        warnings.warn(
-            f"the tokenizer cannot be kept in {path.parent} ({error}); it will be trained again next time. "
-            f"Set {ENVIRONMENT_VARIABLE} to a directory that can be written",
-            stacklevel=4,
-        )
+        warn_not_kept("the tokenizer", path, error, stacklevel=4)
     return tokenizer
 
 

@@ -19,9 +19,12 @@ from typer.testing import CliRunner
 import bench.cli
 from bench.store import Store
 from problems import ground_truth
+from problems.cache import CacheWarning
+from problems.data import DataWarning
 from problems.discovery import PluginWarning
 from problems.named import NAMED
 from problems.specification import parse
+from problems.training import NetworkWarning
 from tests.bench.test_runner import FAILING
 
 REPOSITORY = Path(__file__).parents[2]
@@ -100,10 +103,14 @@ def test_a_name_that_tables_take_for_a_missing_number_is_shown(
     assert re.search(rf"num_examples=6\)\s+{name}\s+finished", capsys.readouterr().out)
 
 
-def test_a_warning_of_a_plugin_is_shown_once(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("category", [PluginWarning, DataWarning, CacheWarning, NetworkWarning])
+def test_a_warning_of_our_own_is_one_line_shown_once(
+    category: type[Warning], capsys: pytest.CaptureFixture[str]
+) -> None:
+    bench.cli.shown_warnings.clear()
     for _ in range(2):
-        bench.cli._show_warning("this one is left out", PluginWarning)
-    assert capsys.readouterr().err.count("this one is left out") == 1
+        bench.cli._show_warning("this one is left out", category)
+    assert capsys.readouterr().err == "ihvp-bench: this one is left out\n"
 
 
 @pytest.mark.parametrize("command", ["run", "report", "diagnose", "list", "new", "check"])

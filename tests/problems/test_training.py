@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from problems import training
-from problems.cache import ENVIRONMENT_VARIABLE
+from problems.cache import ENVIRONMENT_VARIABLE, CacheWarning
 from problems.training import Lesson, Recipe, Record, trained
 
 RECIPE = Recipe(epochs=3, batch_size=4, learning_rate=0.05, warmup=0.25, longest_gradient=0.5)
@@ -158,6 +158,16 @@ def test_a_damaged_partial_checkpoint_is_only_a_warning(
     with pytest.warns(UserWarning, match="cannot be read"):
         train(network(), lesson)
     assert lesson.steps == 9
+
+
+def test_a_cache_that_cannot_be_written_is_told_before_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv(ENVIRONMENT_VARIABLE, str(tmp_path / "file"))
+    message = r"the checkpoint cannot be kept in .*file/checkpoints \(Not a directory\); .* IHVP_BENCH_CACHE"
+    with pytest.warns(CacheWarning, match=message), pytest.raises(Stopped):
+        train(network(), Classes(stop_before=0))
 
 
 @pytest.mark.parametrize("name", ["epochs", "batch_size"])
