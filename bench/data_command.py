@@ -42,7 +42,8 @@ def list_data(
 def fetch(
     name: Annotated[str, typer.Argument(help="The data set, as in `ihvp-bench data list`.")],
     folder: Annotated[
-        Path | None, typer.Option(help="A folder with its files, or the archive, in place of a download.")
+        Path | None,
+        typer.Option(help="A folder with its files or its archive in it, in place of a download."),
     ] = None,
 ) -> None:
     """Put a data set into the cache, from where it needs no network."""

@@ -48,6 +48,8 @@ def explain(error: ValidationError) -> str:
 def unknown(kind: str, name: str, known: Iterable[str]) -> str:
     """What to say of a name that does not exist: the nearest one that does, and all that do."""
     known = sorted(known)
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    suggestion = f"; did you mean {near[0]!r}?" if near else "."
+    # CIFAR10 is cifar10, though the two have no letter in common.
+    folded = {each.lower(): each for each in known}
+    near = difflib.get_close_matches(name.lower(), folded, n=1, cutoff=0.5)
+    suggestion = f"; did you mean {folded[near[0]]!r}?" if near else "."
     return f"there is no {kind} {name!r}{suggestion} Known: {', '.join(known) or 'none'}"

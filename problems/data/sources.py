@@ -55,7 +55,8 @@ def obtain(data_set: DataSet, folder: Path | None = None, *, keep: bool = False)
             raise ValueError(f"{data_set.name} is inside an installed package and takes no folder")
         return Obtained(data_set.embedded(), "an installed package", ())
     if folder is not None and not folder.is_dir():
-        raise NotADirectoryError(f"there is no folder {folder}")
+        told = f"{folder} is a file: name the folder that it lies in"
+        raise NotADirectoryError(told if folder.exists() else f"there is no folder {folder}")
     said: list[str] = []
     for source in _sources(data_set, folder):
         try:
@@ -179,14 +180,16 @@ def _explained(error: Exception) -> str:
 def _what_a_folder_holds(data_set: DataSet) -> str:
     layouts = [", ".join(layout.patterns) for layout in data_set.layouts]
     archives = [_file_name(address.urls[0]) for address in data_set.addresses if len(address.urls) == 1]
-    return "; or ".join([*layouts, *dict.fromkeys(archives), data_set.cached_name])
+    return "; or ".join(dict.fromkeys([*layouts, *archives, data_set.cached_name]))
 
 
 def _all_failed(data_set: DataSet, said: list[str]) -> str:
     lines = "\n".join(f"  {told}" for told in said)
     return (
         f"{data_set.name} cannot be had. Tried:\n{lines}\n"
-        f"Give a folder (folder=, --folder) that holds {_what_a_folder_holds(data_set)}.\n"
+        f"Have a folder that holds {_what_a_folder_holds(data_set)}; then run "
+        f"`ihvp-bench data fetch {data_set.name} --folder FOLDER`"
+        f"{'' if data_set.kind == 'weights' else ', or name it to the problem, data_folder=FOLDER'}.\n"
         f"Or run `ihvp-bench data fetch {data_set.name}` on a machine with a network, and copy its file to "
         f"{data_set.cache_path} ({ENVIRONMENT_VARIABLE} sets the cache's folder)."
     )

@@ -103,6 +103,7 @@ def test_a_damaged_cache_is_one_line_wherever_data_are_loaded(
     ("arguments", "message"),
     [
         (["fetch", "mnits"], "there is no data set 'mnits'; did you mean 'mnist'"),
+        (["fetch", "CIFAR10"], "there is no data set 'CIFAR10'; did you mean 'cifar10'"),
         (["fetch", "mnist", "--folder", "nowhere"], "there is no folder nowhere"),
         (["fetch", "digits", "--folder", "."], "takes no folder"),
     ],

@@ -159,8 +159,9 @@ def test_where_all_fail_the_error_names_every_source_and_what_to_do(
         "gone.tgz: 127.0.0.1:",
         "answers 404",
         "127.0.0.1:9 cannot be reached",
-        "Give a folder (folder=, --folder) that holds train-images-idx3-ubyte",
-        "small-1.0.tgz; or small.safetensors",
+        "Have a folder that holds train-images-idx3-ubyte",
+        "small-1.0.tgz; or small.safetensors; then run `ihvp-bench data fetch small --folder FOLDER`",
+        "or name it to the problem, data_folder=FOLDER.",
         "`ihvp-bench data fetch small` on a machine with a network",
         "IHVP_BENCH_CACHE",
     ]:
@@ -180,6 +181,10 @@ def test_a_folder_that_lacks_some_files_is_told_which(cache: Path, tmp_path: Pat
 def test_a_folder_that_does_not_exist(cache: Path, tmp_path: Path) -> None:
     with pytest.raises(NotADirectoryError, match=r"there is no folder .*nowhere"):
         obtain(data_set(NOWHERE), tmp_path / "nowhere")
+    archive = tmp_path / "small-1.0.tgz"
+    archive.touch()
+    with pytest.raises(NotADirectoryError, match=r"tgz is a file: name the folder that it lies in"):
+        obtain(data_set(NOWHERE), archive)
 
 
 @pytest.mark.parametrize(
