@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from bench import environment
-from bench.diagnosis.diagnose import diagnose
+from bench.diagnosis.diagnose import check, diagnose
 from bench.diagnosis.lissa_settings import Settings
 from bench.diagnosis.result import Diagnosis
 from bench.experiment import DTYPES, check_device
@@ -55,6 +55,7 @@ class Asked:
 
 def run(asked: Asked, console: Console | None) -> tuple[Diagnosis, dict[str, Any]]:
     """The diagnosis, and what is stored of it with its origin; `console` shows progress, None is silent."""
+    check(asked.budget, asked.target)  # before a network is trained
     specification, problem, options = _build(asked)
     started = _now()
     progress = Progress(
@@ -63,7 +64,8 @@ def run(asked: Asked, console: Console | None) -> tuple[Diagnosis, dict[str, Any
         TextColumn("{task.percentage:.0f} % of the budget"),
         TimeElapsedColumn(),
         console=console,
-        disable=console is None,
+        # Off a terminal it would leave an empty line.
+        disable=console is None or not console.is_terminal,
         transient=True,
     )
     with progress:

@@ -15,9 +15,21 @@ from bench.diagnosis.result import (
     quantities,
 )
 from problems import Problem
+from problems.spectrum.summary import SMALLEST_BUDGET
 from solvers.solver import Breakdown
 
 DEFAULT_BUDGET = 200.0
+
+
+def check(budget: float, target: float) -> None:
+    """Raise ValueError for what no problem can be diagnosed with."""
+    if not 0 < target < 1:
+        raise ValueError(f"target is {target}; a relative error between 0 and 1 is needed")
+    if not budget >= SMALLEST_BUDGET:
+        raise ValueError(
+            f"budget is {budget:g} gradient equivalents; at least {SMALLEST_BUDGET:g} are needed for a "
+            f"spectrum, and more for a pilot ({DEFAULT_BUDGET:g} by default)"
+        )
 
 
 def diagnose(
@@ -39,8 +51,7 @@ def diagnose(
     else belongs to that command. `on_progress` is told what is done next and what share of the budget is
     spent. ValueError for a budget too small for any estimate and a target outside (0, 1).
     """
-    if not 0 < target < 1:
-        raise ValueError(f"target is {target}; a relative error between 0 and 1 is needed")
+    check(budget, target)
     work = Measuring(problem, budget, seed, on_progress)
     spectrum = work.spectrum()
     example = None

@@ -398,6 +398,15 @@ def test_bad_input_is_one_line(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("wrong", [("--budget", "10"), ("--target", "2"), ("--dtype", "float16")])
+def test_bad_input_trains_no_network(
+    wrong: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("IHVP_BENCH_CACHE", str(tmp_path / "cache"))
+    assert invoke("diagnose", "image_classifier:epochs=1", *wrong, monkeypatch=monkeypatch) == 2
+    assert not (tmp_path / "cache").exists()
+
+
 def test_settings_given_in_part_are_those_of_the_command_that_is_printed() -> None:
     """What LiSSA chooses beside a given step size is chosen again by the printed command, pilot and all."""
     problem = problems.load("quadratic")
