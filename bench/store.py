@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -68,12 +70,12 @@ class Store:
 
     def write_cell(self, index: int, cell: dict[str, Any], curve: pd.DataFrame) -> None:
         """Keep a finished cell. Its curve goes first: a cell that is there has its curve."""
-        write_whole(self._path("curves", index), lambda path: curve.to_parquet(path, index=False))
+        self._write("curves", index, curve)
         self.write_rows(index, pd.DataFrame([cell]))
 
     def write_rows(self, index: int, rows: pd.DataFrame) -> None:
         """Keep a finished cell of a study: as many rows as it measured."""
-        write_whole(self._path("cells", index), lambda path: rows.to_parquet(path, index=False))
+        self._write("cells", index, rows)
 
     def read(self) -> tuple[pd.DataFrame, pd.DataFrame]:
         """All cells and the curves of those cells; ValueError where there are none."""
@@ -87,6 +89,17 @@ class Store:
         if not paths:
             raise ValueError(f"{self.directory} holds no finished cells")
         return pd.concat([pd.read_parquet(path) for path in paths], ignore_index=True)
+
+    def _write(self, kind: str, index: int, rows: pd.DataFrame) -> None:
+        path = self._path(kind, index)
+        try:
+            write_whole(path, lambda file: rows.to_parquet(file, index=False))
+        except OSError as error:
+            reason = os.strerror(error.errno) if error.errno else error
+            raise OSError(
+                f"{path} cannot be written ({reason}): the cells before it are kept; make room, and go on "
+                f"with --out {shlex.quote(str(self.directory))} --resume"
+            ) from error
 
     def _cells(self) -> list[Path]:
         return sorted((self.directory / "cells").glob("[0-9]*.parquet"))
