@@ -39,7 +39,11 @@ class Subject:
     @property
     def problem(self) -> Problem:
         """The problem, built with seed 0; the last one is kept."""
-        return _build(self)
+        try:
+            return _build(self)
+        except OSError as error:  # data or a model that cannot be had
+            said = str(error)
+        pytest.fail(said, pytrace=False)
 
 
 @functools.lru_cache(maxsize=1)

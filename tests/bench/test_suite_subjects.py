@@ -48,6 +48,17 @@ def test_bare_matrices_have_no_products_to_measure_against_a_gradient() -> None:
     assert "bare matrix" in found.stdout
 
 
+def test_data_that_cannot_be_had_are_told_without_a_trace(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("IHVP_BENCH_CACHE", str(tmp_path))
+    for name in ("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    shown = suite("--problem", "resnet18", "-k", "bench_products").stdout
+    assert shown.count("cifar10 cannot be had. Tried:") == 1
+    assert "sources.py" not in shown
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
