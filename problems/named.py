@@ -42,7 +42,7 @@ NAMED: Mapping[str, tuple[str, Mapping[str, Any]]] = {
             "model": "smollm2-135m",
             "parameters": r"layers\.20\..*proj",
             "context": 64,
-            "training_size": 16,
+            "training_size": 8,
             "num_queries": 2,
             "damping": 0.1,
         },
