@@ -25,7 +25,8 @@ from bench.problem_file import ProblemFile, find_family
 from problems import ProblemFamily
 from problems.discovery import NoPlugin
 from problems.ground_truth import LARGEST_DENSE
-from problems.specification import Specification
+from problems.named import NAMED
+from problems.specification import Specification, written
 from problems.validation import unknown
 from solvers import Solver
 
@@ -99,6 +100,11 @@ def _find(name: str) -> type[Solver] | ProblemFamily:
             return solvers.find(name)
         if name in problems.available():
             return problems.family(name)
+        if name in NAMED:
+            family, own = NAMED[name]
+            raise ValueError(
+                f"{name} is short for {written(Specification(family, dict(own)))}: check the family, {family}"
+            )
         raise ValueError(unknown("solver or problem", name, [*solvers.available(), *problems.available()]))
     try:
         return solvers.find(name)

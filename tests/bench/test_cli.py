@@ -143,6 +143,7 @@ def test_help_is_shown_to_its_last_word(command: str, monkeypatch: pytest.Monkey
         (["check", "lisa"], "no solver or problem 'lisa'; did you mean 'lissa'"),
         (["check", "cg", "-p", "quadratik"], "did you mean 'quadratic'"),
         (["check", "quadratic", "-p", "quadratic"], "is a problem, not a solver: leave out -p"),
+        (["check", "resnet18"], "short for image_classifier:model=resnet18"),
         (["check", "nowhere.py"], "there is no file nowhere.py"),
         (["check", "cg", "--seconds", "0"], "must be > 0"),
         (["new", "solver", "cg"], "there is a solver 'cg' already"),
