@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import math
 import random
 import statistics
 import time
@@ -191,7 +192,7 @@ def bench_products(benchmark: BenchmarkFixture, subject: Own | Subject) -> None:
         _record(name, entry, seconds / gradients / entry.columns)
         for entry, seconds in zip(entries[1:], others, strict=True)
     ]
-    memory = _peak(ours[0].run, function.device) / _peak(network.gradient, function.device)
+    memory = _more_memory(_peak(ours[0].run, function.device), _peak(network.gradient, function.device))
     if memory == memory:
         records.append(_record(name, Entry(MEMORY, LIBRARY, ours[0].run), np.array([memory])))
     gradient = float(np.median(gradients))
@@ -267,6 +268,11 @@ def _record(network: str, entry: Entry, ratios: np.ndarray) -> dict[str, str | f
         "quartile_low": None if low is None else float(low),
         "quartile_high": None if high is None else float(high),
     }
+
+
+def _more_memory(product: float, gradient: float) -> float:
+    """The ratio of two peaks; NaN where the gradient's is too small to be seen."""
+    return product / gradient if gradient else math.nan
 
 
 def _peak(run: Callable[[], object], device: torch.device) -> float:

@@ -36,6 +36,11 @@ def test_entries_of_another_matrix_are_found() -> None:
         suite._check_that_all_agree([*entries, wrong])
 
 
+def test_memory_too_small_to_be_seen_has_no_ratio() -> None:
+    assert suite._more_memory(3.0, 2.0) == 1.5
+    assert np.isnan(suite._more_memory(3.0, 0.0))
+
+
 def test_a_record_is_what_a_page_reads() -> None:
     ratios = np.array([1.0, 2.0, 3.0, 4.0, 9.0])
     entries = [
