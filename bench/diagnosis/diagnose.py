@@ -124,6 +124,6 @@ def _predict(
         predicted.conjugate_gradients(piloted),
         predicted.neumann(piloted),
         predicted.identity(piloted),
-        predicted.exact(piloted.problem, piloted.columns),
+        predicted.exact(piloted.problem),
     ]
     return judged, rows, warnings

@@ -32,6 +32,7 @@ FROM_MEASURE = "from b's spectral measure"
 EXTRAPOLATED = "extrapolated from the pilot"
 BOUND = "bound"
 COUNTED = "by count"
+EXACT_WAYS = {"cholesky": "Cholesky", "eigen": "eigenvectors", "dual": "dual"}
 NONE = "not predicted"
 # The error of CG up to which the measure that it made is taken for b's.
 TRUSTED = 0.5
@@ -269,16 +270,15 @@ def identity(piloted: Piloted) -> PredictedSolver:
     )
 
 
-def exact(problem: Problem, columns: Callable[[int], float]) -> PredictedSolver:
-    """Cholesky: p products, where the matrix fits."""
-    reason = Exact().skip(problem)
-    if reason:
-        return PredictedSolver("exact (Cholesky)", "exact", None, 0.0, None, None, False, COUNTED, reason)
-    memory = 16 * problem.size**2
-    note = f"p products, {memory / 2**20:.3g} MiB and {problem.size**3 / 3:.1e} operations besides"
-    return PredictedSolver(
-        "exact (Cholesky)", "exact", 1, columns(problem.size), 0.0, 0.0, True, COUNTED, note
-    )
+def exact(problem: Problem) -> PredictedSolver:
+    """A dense solution by the way that it would choose, where one fits into memory."""
+    solver = Exact()
+    reason, way = solver.skip(problem), solver.chosen(problem)
+    if reason or way is None:
+        return PredictedSolver("exact", "exact", None, 0.0, None, None, False, COUNTED, reason or "")
+    note = f"{way.bytes / 2**20:.3g} MiB; its algebra counts by its multiplications"
+    name = f"exact ({EXACT_WAYS[way.name]})"
+    return PredictedSolver(name, "exact", 1, way.setup_work, way.solve_work, 0.0, True, COUNTED, note)
 
 
 def _worst_case(piloted: Piloted, specification: str, setup: float) -> PredictedSolver:

@@ -14,6 +14,7 @@ import torch
 
 import problems
 import solvers
+from bench.diagnosis import predicted_solvers
 from bench.diagnosis.diagnose import diagnose
 from bench.diagnosis.lissa_settings import Settings
 from bench.diagnosis.predicted_solvers import PredictedSolver
@@ -449,3 +450,14 @@ def test_a_folder_that_is_taken_is_refused_before_any_work(
     told = capsys.readouterr()
     assert "'a.txt', which is no part of a report" in told.err
     assert "Spent" not in told.out
+
+
+def test_the_exact_solution_goes_the_way_it_would_choose(found: Diagnosis) -> None:
+    """By what `exact` itself counts when it runs."""
+    problem = problems.load("image_classifier", width=40, training_size=50, epochs=2)
+    predicted = predicted_solvers.exact(problem)
+    solution = solvers.solve(problem, solvers.load("exact"))
+    assert solution.diagnostics["method"] == "dual"
+    assert predicted.name == "exact (dual)"
+    assert predicted.work == pytest.approx(solution.setup_work + solution.work, rel=0.02)
+    assert row(found, "exact").reaches is True
