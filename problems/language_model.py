@@ -155,9 +155,7 @@ class LanguageModel(ProblemFamily):
             return take(
                 found, self.num_queries or QUERIES, "num_queries", f"the part of {self._source} held out"
             )
-        lines = read_sentences(self.queries)
-        if (self.num_queries or 0) > len(lines):
-            raise ValueError(f"num_queries is {self.num_queries}; {self.queries} has {len(lines)} sentences")
+        lines = self._check_queries(self.queries)
         asked = [model.tokens_of(line) for line in lines[: self.num_queries]]
         for line, tokens in zip(lines, asked, strict=False):
             if not 2 <= len(tokens) <= context:
@@ -195,9 +193,18 @@ class LanguageModel(ProblemFamily):
         if self.context is not None and self.model in PUBLISHED:
             causal_lm.check_context(self.model, self.context, PUBLISHED[self.model].positions)
 
+    def _check_queries(self, path: str) -> list[str]:
+        """The user's sentences; ValueError where they cannot be read, or are too few."""
+        lines = read_sentences(path)
+        if (self.num_queries or 0) > len(lines):
+            raise ValueError(f"num_queries is {self.num_queries}; {path} has {len(lines)} sentences")
+        return lines
+
     def _check_text(self) -> None:
         if not self._random:
             check_source(self._source, self.data_folder)
+            if self.queries is not None:
+                self._check_queries(self.queries)  # before a model is trained
             return
         for name in ("data", "data_folder", "queries"):
             if getattr(self, name) is not None:

@@ -210,6 +210,7 @@ def test_without_a_tokenizer_tokens_are_random(monkeypatch: pytest.MonkeyPatch) 
         ({"data": "none.txt"}, "data is 'none.txt'; there is no such file"),
         ({"training_size": 0}, "training_size is 0"),
         ({"num_queries": 0}, "num_queries is 0"),
+        ({"queries": "/nowhere.txt"}, "the file /nowhere.txt cannot be read"),
         ({"epochs": 0}, "epochs is 0"),
         ({"damping": -1.0}, "damping is -1"),
         ({"curvature": "fisher"}, "no curvature 'fisher'"),
