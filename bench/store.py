@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from pyarrow.parquet import ParquetFile
 
 from problems.files import write_whole
 
@@ -80,7 +81,7 @@ class Store:
     def read(self) -> tuple[pd.DataFrame, pd.DataFrame]:
         """All cells and the curves of those cells; ValueError where there are none."""
         cells = self.read_rows()
-        curves = [pd.read_parquet(self.directory / "curves" / path.name) for path in self._cells()]
+        curves = [_read(self.directory / "curves" / path.name) for path in self._cells()]
         return cells, pd.concat(curves, ignore_index=True)
 
     def read_rows(self) -> pd.DataFrame:
@@ -88,7 +89,7 @@ class Store:
         paths = self._cells()
         if not paths:
             raise ValueError(f"{self.directory} holds no finished cells")
-        return pd.concat([pd.read_parquet(path) for path in paths], ignore_index=True)
+        return pd.concat([_read(path) for path in paths], ignore_index=True)
 
     def _write(self, kind: str, index: int, rows: pd.DataFrame) -> None:
         path = self._path(kind, index)
@@ -106,3 +107,10 @@ class Store:
 
     def _path(self, kind: str, index: int) -> Path:
         return self.directory / kind / f"{index:04d}.parquet"
+
+
+def _read(path: Path) -> pd.DataFrame:
+    # Without arrow's threads, which `pandas.read_parquet` starts: on a busy machine a process that has them
+    # may abort when it ends ("terminate called without an active exception").
+    with ParquetFile(path, pre_buffer=False) as file:
+        return file.read(use_threads=False).to_pandas(use_threads=False)

@@ -1,3 +1,5 @@
+import subprocess
+import sys
 from pathlib import Path
 
 import pandas as pd
@@ -18,6 +20,21 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     assert len(curves) == 2
     assert store.read_run() == {"experiment": {"name": "χ"}}
     assert (store.has_cell(2), store.has_cell(3)) == (True, False)
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="threads are counted in /proc")
+def test_reading_starts_no_threads(tmp_path: Path) -> None:
+    """As those of arrow, which may abort the process when it ends; in a process that has none yet."""
+    store = Store(tmp_path)
+    store.create({"experiment": {}})
+    store.write_cell(0, {"problem": "a", "error": 0.5, "failed": False}, CURVE)
+    script = (
+        "import os, sys; from pathlib import Path; from bench.store import Store\n"
+        "before = os.listdir('/proc/self/task'); Store(Path(sys.argv[1])).read()\n"
+        "print(len(os.listdir('/proc/self/task')) - len(before))"
+    )
+    found = subprocess.run([sys.executable, "-c", script, str(tmp_path)], capture_output=True, text=True)
+    assert found.stdout == "0\n", found.stderr
 
 
 def test_a_write_that_fails_leaves_the_old_file_and_no_trace(
