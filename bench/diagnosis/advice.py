@@ -17,6 +17,8 @@ from reports.formats import number
 
 # Where one example carries more of Tr(H), it is named.
 DOMINANT_SHARE = 0.05
+# Less than so many times the mean's trace is none out of the ordinary.
+UNLIKE = 2.0
 HETEROGENEOUS = 5.0
 # R is found as a lower bound, and with λ beside H.
 NEAR = 0.4
@@ -77,7 +79,8 @@ def of_examples(spectrum: Spectrum, example: int | None, draws: int) -> list[str
     constant = spectrum.noise_constant.value.value if spectrum.noise_constant else 0.0
     # R ≤ max λ_max(h_i) ≤ max Tr(h_i) = C Tr(H): near it, that one example makes the noise.
     rules = ratio >= HETEROGENEOUS and constant >= NEAR * ratio * spectrum.trace.value
-    if share <= DOMINANT_SHARE and not rules:
+    # Of a few examples each carries much.
+    if (share <= DOMINANT_SHARE or ratio < UNLIKE) and not rules:
         return []
     draw = "sequence" if spectrum.unit == "token" else "example"
     return [

@@ -203,6 +203,12 @@ def test_one_dominant_example_is_named() -> None:
     assert float(share[1]) == pytest.approx(100 * 20 / 79, rel=0.02)
 
 
+def test_of_a_few_alike_examples_none_is_named() -> None:
+    """Each of four carries a quarter."""
+    found = diagnose(dense_problem(torch.eye(10, dtype=torch.float64).repeat(4, 1, 1), damping=0.05))
+    assert not any("carries" in text for text in found.warnings)
+
+
 def test_many_examples_are_sampled_and_said_so(monkeypatch: pytest.MonkeyPatch) -> None:
     """The index of C's example is that in the data; work is counted over the sample."""
     monkeypatch.setattr("solvers.measured.sample_of.__defaults__", (100,))
