@@ -147,9 +147,15 @@ class Problem:
         return float(shifted.max() / shifted.min())
 
     def error(self, x: Tensor, columns: slice | None = None) -> Tensor | None:
-        """Relative error ‖x − x*‖/‖x*‖ of every column, shape (k,)."""
+        """Relative error ‖x − x*‖/‖x*‖ of every column, shape (k,).
+
+        No less than what the reference itself may be off, since no smaller one can be told.
+        """
         reference = self._reference_columns(columns)
-        return None if reference is None else relative_norms(x - reference, reference)
+        if reference is None:
+            return None
+        assert self.reference_error is not None
+        return relative_norms(x - reference, reference).clamp_min(self.reference_error)
 
     def energy_error(self, x: Tensor, columns: slice | None = None) -> Tensor | None:
         """Relative error of every column in the norm ‖e‖² = eᵀ(H + λI)e, shape (k,); None if p is large."""

@@ -55,6 +55,17 @@ def test_errors_are_against_it_and_energy_errors_are_unknown(
     torch.testing.assert_close(some.error, expected[1:2], rtol=1e-6, atol=0)
 
 
+def test_cgs_own_answer_is_no_better_than_it_is_certain_to_be(
+    problem: Problem, out_of_reach: torch.Tensor
+) -> None:
+    """The reference is that of CG: to be equal to it is to be as near as its bound says."""
+    found = certify(problem, error=0.05)
+    assert found.reference is not None
+    assert found.error(found.reference).tolist() == [found.reference_error] * found.num_columns
+    off = (found.reference - out_of_reach).norm(dim=0) / out_of_reach.norm(dim=0)
+    assert 0 < float(off.max()) <= float(found.error(found.reference).max())
+
+
 def test_another_damping_has_no_reference_yet(problem: Problem, out_of_reach: torch.Tensor) -> None:
     assert certify(problem).with_damping(2 * problem.damping).reference is None
 
