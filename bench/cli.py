@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import pandas as pd
+import rich
 import typer
 from pydantic import ValidationError
 from rich.console import Console
@@ -48,7 +49,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(data_command.app, name="data")
-console = Console()
+# That of the process, so that the bars of training and downloads stand beneath those of a run.
+console = rich.get_console()
 errors = Console(stderr=True)
 SHOW_WARNING = warnings.showwarning
 shown_warnings: set[str] = set()

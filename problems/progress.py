@@ -1,4 +1,4 @@
-"""A bar for what takes long: training, reading."""
+"""A bar for what takes long: training, downloads."""
 
 from __future__ import annotations
 
@@ -8,7 +8,20 @@ from typing import Protocol
 
 import rich
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
+
+# What stands beside the bar, of things that are counted and of bytes.
+COUNTED: tuple[type[ProgressColumn], ...] = (MofNCompleteColumn, TimeRemainingColumn)
+BYTES: tuple[type[ProgressColumn], ...] = (DownloadColumn, TransferSpeedColumn)
 
 
 class Show(Protocol):
@@ -18,18 +31,19 @@ class Show(Protocol):
 
 
 @contextmanager
-def progress_bar(description: str, total: int) -> Iterator[Show]:
+def progress_bar(
+    description: str, total: int | None, beside: tuple[type[ProgressColumn], ...] = COUNTED
+) -> Iterator[Show]:
     """A bar that goes away at the end; nothing where no one looks on at a terminal."""
     # The console of the process, if it is seen: bars within bars share it.
     console = rich.get_console()
     if not console.is_terminal:
         console = Console(stderr=True)
     progress = Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=24),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[known]}"),
+        *(column() for column in beside),
+        TextColumn("{task.fields[known]}", markup=False),
         console=console,
         transient=True,
         disable=not console.is_terminal,

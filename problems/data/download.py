@@ -10,21 +10,17 @@ import hashlib
 import os
 import queue
 import threading
-import time
 import urllib.error
 import urllib.request
 from http.client import HTTPException
 from typing import Any
 from urllib.parse import urlsplit
 
-from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
-
 from problems.data.data_set import WrongContent
+from problems.progress import BYTES, progress_bar
 
 SECONDS_TO_ANSWER = 10.0
 SECONDS_OF_SILENCE = 30.0
-SECONDS_WITHOUT_BAR = 2.0
 CHUNK = 1 << 18
 
 
@@ -82,29 +78,13 @@ def _answer(url: str) -> Any:
 
 
 def _read(answer: Any, url: str) -> bytes:
-    """The body; OSError where it ends early. A bar on stderr shows what takes long, on a terminal."""
+    """The body; OSError where it ends early."""
     size = int(answer.headers.get("Content-Length") or 0)
-    console = Console(stderr=True)
-    bar = Progress(
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        DownloadColumn(),
-        TransferSpeedColumn(),
-        console=console,
-        transient=True,
-    )
-    task = bar.add_task(url.rpartition("/")[2], total=size or None)
-    began = time.monotonic()
     content = bytearray()
-    try:
+    with progress_bar(url.rpartition("/")[2], size or None, BYTES) as show:
         while chunk := answer.read(CHUNK):
             content += chunk
-            bar.update(task, completed=len(content))
-            if console.is_terminal and time.monotonic() - began > SECONDS_WITHOUT_BAR:
-                bar.start()
-    finally:
-        if bar.live.is_started:
-            bar.stop()  # which would print an empty line
+            show(len(content))
     # read() says nothing of a connection that was closed half way.
     if size and len(content) != size:
         raise OSError(f"the download ended after {len(content):,} of {size:,} bytes")

@@ -19,7 +19,6 @@ from problems.losses import IGNORED
 from problems.models import causal_lm, causal_lm_library
 from problems.models.causal_lm_opt import OptSizes
 from problems.models.causal_lm_trained import SMALL
-from tests.problems.data.conftest import USERS_CACHE
 from tests.problems.opt_oracle import OptOracle
 
 pytest.importorskip("transformers")
@@ -57,15 +56,6 @@ def close(found: Tensor, expected: Tensor) -> None:
 def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv(ENVIRONMENT_VARIABLE, str(tmp_path / "cache"))
     return tmp_path / "cache" / "checkpoints"
-
-
-@pytest.fixture
-def users_cache(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The cache of the person who runs the tests."""
-    if USERS_CACHE is None:
-        monkeypatch.delenv(ENVIRONMENT_VARIABLE)
-    else:
-        monkeypatch.setenv(ENVIRONMENT_VARIABLE, USERS_CACHE)
 
 
 def test_the_matrix_is_that_of_the_network_written_out() -> None:

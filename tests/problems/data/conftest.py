@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -12,9 +11,6 @@ from pathlib import Path
 import pytest
 
 from problems.cache import ENVIRONMENT_VARIABLE
-
-# As it was before the tests got a cache of their own.
-USERS_CACHE = os.environ.get(ENVIRONMENT_VARIABLE)
 
 
 @dataclass
@@ -65,17 +61,3 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty cache."""
     monkeypatch.setenv(ENVIRONMENT_VARIABLE, str(tmp_path / "cache"))
     return tmp_path / "cache" / "data"
-
-
-@pytest.fixture
-def users_cache(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The cache of the person who runs the tests, and no network."""
-    if USERS_CACHE is None:
-        monkeypatch.delenv(ENVIRONMENT_VARIABLE)
-    else:
-        monkeypatch.setenv(ENVIRONMENT_VARIABLE, USERS_CACHE)
-
-    def refuse(*_: object, **__: object) -> None:
-        raise AssertionError("the network was used")
-
-    monkeypatch.setattr("problems.data.sources.download", refuse)

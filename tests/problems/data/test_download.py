@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+import rich
 from rich.console import Console
 
 from problems.data import download as module
@@ -79,22 +80,17 @@ def test_who_falls_silent_on_the_way(monkeypatch: pytest.MonkeyPatch) -> None:
         held[0].close()
 
 
-def test_a_bar_is_shown_on_a_terminal_alone(
+def test_the_bar_is_of_bytes_and_off_a_terminal_there_is_none(
     web: Web, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(module, "SECONDS_WITHOUT_BAR", 0.0)
     url = web.serve("pictures.tgz", b"x" * 1_000_000)
     download(url)
     assert capsys.readouterr() == ("", "")
-
-    def terminal(**options: bool) -> Console:
-        return Console(force_terminal=True, width=100, **options)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(module, "Console", terminal)
+    monkeypatch.setattr(rich, "get_console", lambda: Console(force_terminal=True, width=100))
     download(url)
-    shown = capsys.readouterr()
-    assert shown.out == ""
-    assert "pictures.tgz" in shown.err
+    shown = capsys.readouterr().out
+    assert "pictures.tgz" in shown
+    assert "1.0/1.0 MB" in shown
 
 
 def test_the_npm_registry_is_the_users(monkeypatch: pytest.MonkeyPatch) -> None:
