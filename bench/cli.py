@@ -86,6 +86,12 @@ def run(
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the run (results/EXPERIMENT-TIME).")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run that --out holds.")] = False,
+    scale: Annotated[
+        str | None,
+        typer.Option(
+            help="Of a study: quick (nothing to fetch), small (minutes on two cores), paper (a large GPU)."
+        ),
+    ] = None,
     seeds: Annotated[int | None, typer.Option(min=1, help="Number of seeds, 0 to N − 1.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N.")] = None,
     dtype: Annotated[str | None, typer.Option(help="float32 or float64.")] = None,
@@ -106,10 +112,12 @@ def run(
     if named:
         if solver:
             raise ValueError(f"{named.name} is a study, which chooses its own solvers: leave out -s")
-        study_plan = study.plan(named, chosen_problems, seeds=seeds, device=device, dtype=dtype)
+        study_plan = study.plan(named, chosen_problems, scale=scale, seeds=seeds, device=device, dtype=dtype)
         directory = out or _new_directory(study_plan.request.name)
         completed = study_runner.run(study_plan, directory, resume=resume, console=console)
     else:
+        if scale:
+            raise ValueError(f"{experiment} is no study and has one scale: leave out --scale")
         chosen = experiments.load_experiment(experiment).with_changes(
             chosen_problems,
             [parse(text) for text in solver or []],
@@ -318,7 +326,8 @@ def _listing(what: Listed) -> list[dict[str, Any]]:
             {
                 "name": name,
                 "summary": found.title,
-                "problems": list(found.default_problems),
+                "problems": list(next(iter(found.scales.values())).problems),
+                "scales": list(found.scales),
                 "settings": _defaults(found),
             }
             for name, found in study.available().items()

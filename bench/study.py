@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -16,6 +16,7 @@ from bench.experiment import ProblemEntry, Strict, check_device, find_families
 from problems import Problem, ProblemFamily, discovery
 from problems.discovery import plugin_name
 from problems.specification import Specification, parse
+from problems.validation import unknown
 
 ENTRY_POINTS = "ihvp_bench.studies"
 
@@ -26,17 +27,34 @@ Piece = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
+class Scale:
+    """What a study runs unless it is told otherwise: problems, written as on the command line, and settings.
+
+    `parameters` are those of the study that differ from its defaults at this scale.
+    """
+
+    problems: tuple[str, ...]
+    seeds: int = 1
+    dtype: Literal["float32", "float64"] = "float64"
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+
+
+# Seconds on problems that need no download; minutes on two processor cores; the paper's, on one large GPU.
+SCALES = ("quick", "small", "paper")
+DEFAULT_SCALE = "quick"
+
+
+@dataclass(frozen=True)
 class Study(ABC):
     """What is measured of each problem, and how it is told; the fields of a subclass are its parameters.
 
-    A cell is a problem × seed × piece, and is kept as soon as it is measured. `default_problems` are written
-    as on the command line.
+    A cell is a problem × seed × piece, and is kept as soon as it is measured. `scales` are those of SCALES
+    that it can run at.
     """
 
     title: ClassVar[str]
     description: ClassVar[str]
-    default_problems: ClassVar[tuple[str, ...]]
-    default_seeds: ClassVar[int] = 1
+    scales: ClassVar[Mapping[str, Scale]]
 
     def pieces(self) -> Sequence[Piece]:
         """What each problem's work is cut into; a piece's entries are columns of its rows."""
@@ -51,6 +69,13 @@ class Study(ABC):
         self, problem: Problem, prepared: Any, piece: Piece, seed: int, on_progress: OnProgress
     ) -> Sequence[Row]:
         """The rows of one cell, numbers and words; the same for the same seed but for timings."""
+
+    def expected_work(self, problem: Problem) -> float | None:
+        """Gradient equivalents that all pieces of one seed take on `problem`, preparation included.
+
+        As well as can be told before anything is measured; None where it cannot.
+        """
+        return None
 
     @abstractmethod
     def report(self, rows: pd.DataFrame, run: dict[str, Any], directory: Path) -> Path:
@@ -75,6 +100,7 @@ class Request(Strict):
     problem_seed: Annotated[int, Field(ge=0)] = 0
     dtype: Literal["float32", "float64"] = "float64"
     device: str = "cpu"
+    scale: str = DEFAULT_SCALE
 
 
 @dataclass(frozen=True)
@@ -115,6 +141,7 @@ def plan(
     asked: Specification,
     problems: Sequence[Specification] = (),
     *,
+    scale: str | None = None,
     seeds: int | None = None,
     device: str | None = None,
     dtype: str | None = None,
@@ -123,8 +150,10 @@ def plan(
 
     Problems come outermost, so that one at a time is held in memory.
     """
-    study = discovery.construct(find(asked.name), asked.settings, f"study {asked.name}")
-    chosen = list(problems) or [parse(text) for text in study.default_problems]
+    cls = find(asked.name)
+    size, scale = _scale(cls, asked.name, scale)
+    study = discovery.construct(cls, {**size.parameters, **asked.settings}, f"study {asked.name}")
+    chosen = list(problems) or [parse(text) for text in size.problems]
     changes = {name: value for name, value in {"device": device, "dtype": dtype}.items() if value is not None}
     request = Request.model_validate(
         {
@@ -134,7 +163,9 @@ def plan(
             "description": study.description,
             "parameters": asdict(study),
             "problems": [{"name": each.name, "parameters": each.settings} for each in chosen],
-            "seeds": tuple(range(study.default_seeds if seeds is None else seeds)),
+            "seeds": tuple(range(size.seeds if seeds is None else seeds)),
+            "dtype": size.dtype,
+            "scale": scale,
             **changes,
         }
     )
@@ -144,3 +175,11 @@ def plan(
     return StudyPlan(
         request, study, families, tuple(StudyCell(index, *key) for index, key in enumerate(keys))
     )
+
+
+def _scale(cls: type[Study], name: str, scale: str | None) -> tuple[Scale, str]:
+    """The scale asked for, by default the first that the study has, and what it is called."""
+    chosen = scale or next(iter(cls.scales))
+    if chosen not in cls.scales:
+        raise ValueError(f"{unknown('scale', chosen, SCALES)}; the study {name} has {', '.join(cls.scales)}")
+    return cls.scales[chosen], chosen

@@ -8,10 +8,11 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from problems.data import load as load_data
 from problems.data.images import Images
+from problems.exhibits import Exhibit, Exhibits, png
 from problems.models.image_inputs import Encoding, Flat, encode_all, standardised
 from problems.models.image_recipes import REACHED, RECIPES
 from problems.models.image_training import image_lesson, measure_accuracy
@@ -27,12 +28,13 @@ from problems.validation import check_counts, check_damping, unknown
 
 @dataclass(frozen=True)
 class DataShape:
-    """What is known of a data set before it is read."""
+    """What is known of a data set before it is read; `names` are those of its classes, or else numbers."""
 
     channels: int
     side: int
     training_size: int
     test_size: int
+    names: tuple[str, ...] = tuple("0123456789")
 
 
 MODELS = {"mlp": 12, "resnet18": 64, "resnet50": 64}
@@ -40,9 +42,15 @@ DEPTHS = {"resnet18": 18, "resnet50": 50}
 DATA = {
     "digits": DataShape(1, 8, 1437, 360),
     "mnist": DataShape(1, 28, 60_000, 10_000),
-    "fashion_mnist": DataShape(1, 28, 60_000, 10_000),
-    "cifar10": DataShape(3, 32, 50_000, 10_000),
-}
+    "fashion_mnist": DataShape(
+        1, 28, 60_000, 10_000,
+        ("T-shirt", "trousers", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "boot"),
+    ),
+    "cifar10": DataShape(
+        3, 32, 50_000, 10_000,
+        ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"),
+    ),
+}  # fmt: skip
 CLASSES = 10
 LARGEST_CIFAR_SIDE = 64
 # By how much less than its recipe states a network may classify rightly before that is worth a word.
@@ -164,7 +172,14 @@ class ImageClassifier(ProblemFamily):
             precision=self.precision,
             name="image_classifier",
             facts=self._facts(model, found),
+            exhibits=Exhibits(
+                lambda index: self._exhibit(data.train_inputs[index], data.train_targets[index], data.white),
+                lambda index: self._exhibit(data.test_inputs[index], data.test_targets[index], data.white),
+            ),
         )
+
+    def _exhibit(self, image: Tensor, target: Tensor, white: int) -> Exhibit:
+        return Exhibit(label=DATA[self.data].names[int(target)], picture=png(image, white))
 
     def _facts(self, model: nn.Module, found: float) -> dict[str, float | str]:
         facts: dict[str, float | str] = {

@@ -9,6 +9,7 @@ from typing import Literal
 
 import torch
 
+from problems.exhibits import Exhibit, Exhibits
 from problems.models import causal_lm, causal_lm_trained
 from problems.models.causal_lm import CausalLM, Weights
 from problems.models.causal_lm_library import is_installed
@@ -17,6 +18,7 @@ from problems.models.causal_lm_trained import SMALL
 from problems.models.tokens import (
     SHORTEST,
     Batch,
+    Decode,
     Tokens,
     batch,
     in_turn,
@@ -111,6 +113,7 @@ class LanguageModel(ProblemFamily):
             precision=self.precision,
             name="language_model",
             facts=facts,
+            exhibits=None if model.decode is None else _exhibits(model.decode, training, queries),
         )
 
     @property
@@ -221,3 +224,11 @@ def _cut(documents: Sequence[str], model: CausalLM, context: int) -> Iterator[To
 def _sentences(document: str, model: CausalLM, context: int) -> list[Tokens]:
     """A sentence that is longer than the context gives several pieces."""
     return [piece for each in sentences(document) for piece in pieces(model.tokens_of(each), context)]
+
+
+def _exhibits(decode: Decode, training: Batch, queries: Batch) -> Exhibits:
+    def text(found: Batch, index: int) -> Exhibit:
+        mask = found["attention_mask"][index] == 1
+        return Exhibit(text=decode(found["input_ids"][index][mask].tolist()))
+
+    return Exhibits(lambda index: text(training, index), lambda index: text(queries, index))

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from problems.determinism import check_deterministic, check_differentiable
 from problems.discovery import label, plugin_name
 from problems.examples import Examples
+from problems.exhibits import Exhibits
 from problems.ground_truth import Certified, GroundTruth
 from problems.losses import Loss, as_loss
 from problems.model_function import ModelFunction
@@ -63,8 +64,8 @@ class Problem:
 
     `facts` is what a reader should know of it (a model's accuracy, say); `closed_form` gives H in float64
     where a formula does; `certified` is the reference where p is too large for a dense one
-    (`solvers.certify`). Raises ValueError for λ ≤ 0 and for a B of another shape, dtype or device than H,
-    or one that is not finite.
+    (`solvers.certify`); `exhibits` show examples and queries to a person. Raises ValueError for λ ≤ 0 and
+    for a B of another shape, dtype or device than H, or one that is not finite.
     """
 
     name: str
@@ -76,6 +77,7 @@ class Problem:
     closed_form: Callable[[], Tensor] | None = field(default=None, repr=False)
     ground_truth: GroundTruth = field(default=None, repr=False)  # type: ignore[assignment]
     certified: Certified | None = field(default=None, repr=False)
+    exhibits: Exhibits | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         check_damping(self.damping)
@@ -232,6 +234,7 @@ def from_model(
     name: str = "model",
     facts: Facts | None = None,
     closed_form: Callable[[], Tensor] | None = None,
+    exhibits: Exhibits | None = None,
 ) -> Problem:
     """Wrap a trained network: H is the curvature of its mean loss over `data`, B the gradients of `queries`.
 
@@ -263,7 +266,9 @@ def from_model(
     operator = NetworkOperator(curvature, function, criterion, training, max_bytes=max_bytes)
     check_differentiable(operator)
     task = Task(function, criterion, training, query_examples, operator.work, operator.micro_batches)
-    return Problem(name, operator, damping, task.query_gradients(), task, facts or {}, closed_form)
+    return Problem(
+        name, operator, damping, task.query_gradients(), task, facts or {}, closed_form, exhibits=exhibits
+    )
 
 
 def _check_rhs(operator: CurvatureOperator, rhs: Tensor | Columns) -> None:

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
+from reports.conclusions import Conclusion, write_conclusions
 from reports.folders import whole_folder
 from reports.formats import number, scientific
 from reports.html import environment, image, plain, template, when
@@ -30,8 +31,9 @@ _TEXT = {"unit", "problem", "status", "reason", "rule", "why", "method", "precon
 class Page:
     """How a study is told. `columns` are those of its rows that the page reads, with what they mean.
 
-    `findings` gives a paragraph for each heading, from the numbers alone; `figures` are drawn under the names
-    of their files; `context` is what else the template shows.
+    `findings` gives a paragraph for each heading, from the numbers alone; `conclusions` what the paper
+    concluded and whether that holds here; `figures` are drawn under the names of their files; `context` is
+    what else the template shows.
     """
 
     template: str
@@ -39,6 +41,7 @@ class Page:
     findings: Callable[[pd.DataFrame], Mapping[str, str]]
     figures: Mapping[str, Callable[[pd.DataFrame], Figure]]
     context: Callable[[pd.DataFrame], Mapping[str, Any]] = field(default=lambda rows: {})
+    conclusions: Callable[[pd.DataFrame], Sequence[Conclusion]] = field(default=lambda rows: ())
 
 
 def build_study(page: Page, rows: pd.DataFrame, run: dict[str, Any], directory: Path) -> Path:
@@ -52,16 +55,19 @@ def build_study(page: Page, rows: pd.DataFrame, run: dict[str, Any], directory: 
     """
     measured = clean_rows(rows, page.columns)
     parts = {f"{stem}.{ending}" for stem in page.figures for ending in ("png", "pdf")}
-    with whole_folder(directory, {"index.html", "findings.txt", "rows.csv"} | parts) as fresh:
+    own = {"index.html", "findings.txt", "rows.csv", "conclusions.json"}
+    with whole_folder(directory, own | parts) as fresh:
         rows.to_csv(fresh / "rows.csv", index=False)
         findings = page.findings(measured) if len(measured) else {}
         text = "\n\n".join(f"{heading}: {paragraph}" for heading, paragraph in findings.items())
         (fresh / "findings.txt").write_text(f"{text or 'Nothing was measured.'}\n", encoding="utf-8")
+        conclusions = page.conclusions(measured) if len(measured) else ()
+        write_conclusions(conclusions, fresh / "conclusions.json")
         if len(measured):
             with paper_style():
                 for stem, draw in page.figures.items():
                     save(draw(measured), fresh / stem)
-        html = _render(page, rows, measured, findings, run, fresh)
+        html = _render(page, rows, measured, findings, conclusions, run, fresh)
         (fresh / "index.html").write_text(html, encoding="utf-8")
     return Path(directory).resolve() / "index.html"
 
@@ -115,6 +121,7 @@ def _render(
     rows: pd.DataFrame,
     measured: pd.DataFrame,
     findings: Mapping[str, str],
+    conclusions: Sequence[Conclusion],
     run: dict[str, Any],
     folder: Path,
 ) -> str:
@@ -132,6 +139,7 @@ def _render(
         description=asked.get("description") or "",
         meta=" · ".join(part for part in told if part),
         command=run.get("command") or "",
+        scale=asked.get("scale") or "",
         parameters=[(name, plain(value)) for name, value in (asked.get("parameters") or {}).items()],
         interrupted=bool(run.get("interrupted")),
         failures=[
@@ -141,6 +149,7 @@ def _render(
         num_failed=len(failed),
         measured=bool(len(measured)),
         findings=list(findings.items()),
+        conclusions=conclusions,
         figures={stem: image(folder / f"{stem}.png") for stem in page.figures} if len(measured) else {},
         columns=list({**_KNOWN, **page.columns}.items()),
         environment=environment(run),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 
 from bench.experiments._budget import check_budget
-from bench.study import OnProgress, Piece, Row, Study
+from bench.study import OnProgress, Piece, Row, Scale, Study
 from problems import Problem
 from problems.spectrum import Spectrum, measure
 from problems.spectrum.estimate import Estimate
@@ -37,12 +37,16 @@ class Condition(Study):
         "Both sides of the condition under which LiSSA may draw mini-batches of b: the trace of their noise, "
         "Tr(E H̃² − H²), and C·Tr(H)²/b."
     )
-    default_problems: ClassVar[tuple[str, ...]] = (
-        "quadratic",
-        "quadratic:traces=heavy_tailed",
-        "softmax_regression",
-        "image_classifier",
-    )
+    scales: ClassVar[Mapping[str, Scale]] = {
+        "quick": Scale(
+            (
+                "quadratic",
+                "quadratic:traces=heavy_tailed",
+                "softmax_regression",
+                "image_classifier",
+            ),
+        ),
+    }
 
     batch_sizes: tuple[int, ...] = (1, 4, 16, 64)
     pairs: int = 2000

@@ -14,7 +14,7 @@ from torch import Tensor
 
 import solvers
 from bench.experiments._bias import bias, error_of_start
-from bench.study import OnProgress, Piece, Row, Study
+from bench.study import OnProgress, Piece, Row, Scale, Study
 from problems import DenseOperator, Problem
 from problems.spectrum.smoothness import noise_constant, second_moment_constant
 from problems.validation import check_counts
@@ -53,12 +53,16 @@ class Phase(Study):
     description: ClassVar[str] = (
         "LiSSA's measured error over step sizes η and batch sizes b, with theory's boundaries drawn over it."
     )
-    default_problems: ClassVar[tuple[str, ...]] = (
-        "quadratic:dimension=32,damping=0.05",
-        "quadratic:dimension=32,damping=0.05,traces=heavy_tailed",
-        "image_classifier:width=8,damping=0.3",
-    )
-    default_seeds: ClassVar[int] = 3
+    scales: ClassVar[Mapping[str, Scale]] = {
+        "quick": Scale(
+            (
+                "quadratic:dimension=32,damping=0.05",
+                "quadratic:dimension=32,damping=0.05,traces=heavy_tailed",
+                "image_classifier:width=8,damping=0.3",
+            ),
+            seeds=3,
+        ),
+    }
 
     batch_sizes: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64, 128, 256)
     steps_per_octave: int = 2

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 import solvers
-from bench.study import OnProgress, Piece, Row, Study
+from bench.study import OnProgress, Piece, Row, Scale, Study
 from problems import Problem
 from problems.validation import check_counts
 from reports.preconditioning import build_preconditioning
@@ -54,13 +54,17 @@ class Preconditioning(Study):
         "CG and self-tuned LiSSA, plain and preconditioned by the diagonal, a Nyström sketch and EK-FAC, on "
         "ill-conditioned problems: what is saved with the set-up counted, and why it is not more."
     )
-    default_problems: ClassVar[tuple[str, ...]] = (
-        "image_classifier:damping=1e-3",
-        "image_classifier:damping=1e-4",
-        "image_classifier:damping=1e-4,num_queries=20",
-        "image_classifier:damping=1e-5",
-        "softmax_regression:damping=1e-5",
-    )
+    scales: ClassVar[Mapping[str, Scale]] = {
+        "quick": Scale(
+            (
+                "image_classifier:damping=1e-3",
+                "image_classifier:damping=1e-4",
+                "image_classifier:damping=1e-4,num_queries=20",
+                "image_classifier:damping=1e-5",
+                "softmax_regression:damping=1e-5",
+            ),
+        ),
+    }
 
     targets: tuple[float, ...] = (0.05, 1e-2, 1e-4)
     target: float = 0.05

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -14,7 +14,7 @@ import torch
 import solvers
 from bench.experiments._bias import bias
 from bench.experiments._budget import check_budget
-from bench.study import OnProgress, Piece, Row, Study
+from bench.study import OnProgress, Piece, Row, Scale, Study
 from problems import Problem
 from problems.scaling import relative_norms
 from problems.spectrum import Spectrum, measure
@@ -57,15 +57,19 @@ class Settings(Study):
         "LiSSA's step size, batch size and number of steps by the paper's rule and by the sharp one, from "
         "measured spectra, with the errors that each ends at."
     )
-    default_problems: ClassVar[tuple[str, ...]] = (
-        "quadratic",
-        "quadratic:traces=heavy_tailed",
-        "softmax_regression",
-        "image_classifier",
-        "image_classifier:damping=0.2",
-        "image_classifier:damping=200",
-    )
-    default_seeds: ClassVar[int] = 3
+    scales: ClassVar[Mapping[str, Scale]] = {
+        "quick": Scale(
+            (
+                "quadratic",
+                "quadratic:traces=heavy_tailed",
+                "softmax_regression",
+                "image_classifier",
+                "image_classifier:damping=0.2",
+                "image_classifier:damping=200",
+            ),
+            seeds=3,
+        ),
+    }
 
     target: float = 0.05
     budget: float = 200.0

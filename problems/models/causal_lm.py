@@ -21,7 +21,7 @@ from problems.models.causal_lm_opt import (
     fresh,
     opt,
 )
-from problems.models.tokens import Encode, Tokens, batch, mean_loss, perplexity
+from problems.models.tokens import Decode, Encode, Tokens, batch, mean_loss, perplexity
 
 Weights = Literal["pretrained", "random"]
 SMOLLM2 = "smollm2-135m"
@@ -33,8 +33,8 @@ NO_LOSS = "its next-token loss would mean nothing: take a causal language model"
 class CausalLM:
     """A network in float32 on the CPU, in evaluation mode, whose outputs have logits, and its tokens.
 
-    `encode` gives a text's; None where its tokenizer is not to be had. `positions` is the longest sequence it
-    takes, None where there is no limit; `padding` a token to fill up with.
+    `encode` gives a text's and `decode` their text; None where its tokenizer is not to be had. `positions`
+    is the longest sequence it takes, None where there is no limit; `padding` a token to fill up with.
     """
 
     network: nn.Module
@@ -43,6 +43,7 @@ class CausalLM:
     padding: int
     positions: int | None
     facts: Mapping[str, float | str] = field(default_factory=dict)
+    decode: Decode | None = None
 
     def tokens_of(self, text: str) -> Tokens:
         """The text's tokens, with those that the tokenizer begins it with."""
@@ -145,13 +146,13 @@ def _from_folder(
     check_context(model, context, positions)
     network = _network(model, folder, config, options, None if weights == "pretrained" else seed)
     vocabulary = int(network.get_input_embeddings().num_embeddings)  # type: ignore[operator]
-    encode = _encoder(model, folder, options, vocabulary)
+    encode, decode = _coders(model, folder, options, vocabulary)
     _check_causal(model, network)
     facts: dict[str, float | str] = {"model": f"{model} ({type(network).__name__})"}
     if getattr(config, "_commit_hash", None):
         facts["revision"] = str(config._commit_hash)
     padding = next((int(n) for n in (config.pad_token_id, config.eos_token_id) if isinstance(n, int)), 0)
-    return CausalLM(network, encode, vocabulary, padding, positions, facts)
+    return CausalLM(network, encode, vocabulary, padding, positions, facts, decode)
 
 
 def _network(model: str, folder: Path, config: Any, options: dict[str, Any], seed: int | None) -> nn.Module:
@@ -169,7 +170,7 @@ def _network(model: str, folder: Path, config: Any, options: dict[str, Any], see
     return checked
 
 
-def _encoder(model: str, folder: Path, options: dict[str, Any], vocabulary: int) -> Encode:
+def _coders(model: str, folder: Path, options: dict[str, Any], vocabulary: int) -> tuple[Encode, Decode]:
     tokenizer = _read(model, folder, "AutoTokenizer", options)
     # Where there is none, transformers gives one that knows no word.
     if not tokenizer("a", add_special_tokens=False)["input_ids"]:
@@ -185,7 +186,10 @@ def _encoder(model: str, folder: Path, options: dict[str, Any], vocabulary: int)
             )
         return found
 
-    return encode
+    def decode(tokens: Tokens) -> str:
+        return str(tokenizer.decode(tokens, skip_special_tokens=True))
+
+    return encode, decode
 
 
 def _read(model: str, folder: Path, auto: str, options: dict[str, Any]) -> Any:

@@ -91,7 +91,8 @@ def load(
     if weights == "pretrained":
         facts |= _train(name, model, words, replace(small.recipe, epochs=epochs or small.recipe.epochs), seed)
     positions = small.sizes.positions
-    return CausalLM(model, words.encode, words.vocabulary, words.padding, positions, facts), words
+    found = CausalLM(model, words.encode, words.vocabulary, words.padding, positions, facts, words.decode)
+    return found, words
 
 
 def _train(

@@ -15,6 +15,7 @@ from problems.losses import IGNORED, TokenCrossEntropy
 
 Tokens = list[int]
 Encode = Callable[[str], Tokens]
+Decode = Callable[[Tokens], str]
 # Inputs by name and labels, each (sequences, longest).
 Batch = dict[str, Tensor]
 

@@ -66,6 +66,10 @@ class Tokenized:
         """The tokens of a document."""
         return _encode(self.tokenizer, text)
 
+    def decode(self, tokens: Tokens) -> str:
+        """Their text, without the tokens that begin a document or fill up."""
+        return str(self.tokenizer.decode(tokens, skip_special_tokens=True))
+
 
 def tokenized(text: Text, recipe: TokenizerRecipe) -> Tokenized:
     """The text in the tokens that `recipe` makes of its training documents: from the cache, or made now.

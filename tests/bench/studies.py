@@ -4,7 +4,7 @@ COUNTING = '''
 from dataclasses import dataclass
 from typing import ClassVar
 
-from bench.study import Study
+from bench.study import Scale, Study
 from reports.study import Page, build_study
 
 
@@ -14,10 +14,12 @@ class Counting(Study):
 
     title: ClassVar[str] = "Counting"
     description: ClassVar[str] = "What is one more?"
-    default_problems: ClassVar[tuple[str, ...]] = (
-        "quadratic:dimension=3,num_examples=4", "quadratic:dimension=2,num_examples=3"
-    )
-    default_seeds: ClassVar[int] = 2
+    scales: ClassVar = {
+        "quick": Scale(
+            ("quadratic:dimension=3,num_examples=4", "quadratic:dimension=2,num_examples=3"), seeds=2
+        ),
+        "paper": Scale(("quadratic:dimension=5",), dtype="float32", parameters={"numbers": (3,)}),
+    }
 
     numbers: tuple[int, ...] = (1, 2)
     bad: int = -1

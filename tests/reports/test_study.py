@@ -50,7 +50,7 @@ def test_page_has_findings_figures_rows_and_where_it_was_measured(tmp_path):
     rows = pd.DataFrame([row(sum=2.0), row(sum=5.0)])
     index = build_study(ADDING, rows, RUN, tmp_path / "page")
     assert {path.name for path in index.parent.iterdir()} == {
-        "index.html", "findings.txt", "rows.csv", "adding.png", "adding.pdf"
+        "index.html", "findings.txt", "rows.csv", "conclusions.json", "adding.png", "adding.pdf"
     }  # fmt: skip
     assert (index.parent / "findings.txt").read_text(encoding="utf-8") == "Sum: 7\n"
     pd.testing.assert_frame_equal(
