@@ -13,13 +13,13 @@ from torch import Tensor, nn
 from problems.data import load as load_data
 from problems.data.images import Images
 from problems.exhibits import Exhibit, Exhibits, png
+from problems.footprint import Footprint, footprint_of
 from problems.models.image_inputs import Encoding, Flat, encode_all, standardised
 from problems.models.image_recipes import REACHED, RECIPES
 from problems.models.image_training import image_lesson, measure_accuracy
 from problems.models.mlp import mlp
 from problems.models.resnet import STEMS, resnet
 from problems.models.weights_file import check_weights_file, load_weights
-from problems.parameters import select
 from problems.precision import PRECISIONS, Precision, check_precision
 from problems.problem import Problem, ProblemFamily, as_curvature, from_model
 from problems.training import NetworkWarning, trained
@@ -121,8 +121,7 @@ class ImageClassifier(ProblemFamily):
                     f"epochs is {self.epochs}, but weights are read and nothing is trained: set one of them"
                 )
         if self.parameters is not None:
-            with torch.device("meta"):
-                select(self._network(torch.Generator()), self.parameters)
+            self.footprint()  # names parameters that there are none of
 
     def _check_sizes(self) -> None:
         shape = DATA[self.data]
@@ -140,6 +139,10 @@ class ImageClassifier(ProblemFamily):
     def examples(cls) -> Sequence[ImageClassifier]:
         small = cls(width=2, training_size=60, epochs=5, num_queries=3, damping=0.1)
         return (small, replace(small, curvature="hessian", damping=3.0))
+
+    def footprint(self) -> Footprint:
+        with torch.device("meta"):
+            return footprint_of(self._network(torch.Generator()), self._parameters, self.num_queries)
 
     def build(self, *, device: torch.device, dtype: torch.dtype, seed: int) -> Problem:
         check_precision(self.precision, dtype, device)
@@ -168,7 +171,7 @@ class ImageClassifier(ProblemFamily):
             ),
             damping=self.damping,
             curvature=self.curvature,
-            parameters=self.parameters or ("no_batchnorm_no_bias" if self._is_resnet else None),
+            parameters=self._parameters,
             precision=self.precision,
             name="image_classifier",
             facts=self._facts(model, found),
@@ -250,6 +253,10 @@ class ImageClassifier(ProblemFamily):
     @property
     def _is_resnet(self) -> bool:
         return self.model in DEPTHS
+
+    @property
+    def _parameters(self) -> str | None:
+        return self.parameters or ("no_batchnorm_no_bias" if self._is_resnet else None)
 
     @property
     def _features(self) -> int:

@@ -10,10 +10,17 @@ from typing import Literal
 import torch
 
 from problems.exhibits import Exhibit, Exhibits
+from problems.footprint import Footprint, footprint_of
 from problems.models import causal_lm, causal_lm_trained
 from problems.models.causal_lm import CausalLM, Weights
 from problems.models.causal_lm_library import is_installed
-from problems.models.causal_lm_opt import PUBLISHED
+from problems.models.causal_lm_opt import (
+    PUBLISHED,
+    PUBLISHED_PADDING,
+    PUBLISHED_START,
+    PUBLISHED_VOCABULARY,
+    opt,
+)
 from problems.models.causal_lm_trained import SMALL
 from problems.models.tokens import (
     SHORTEST,
@@ -92,6 +99,16 @@ class LanguageModel(ProblemFamily):
             return ()
         # The fewest whose tokens times words are beyond `exact`'s dual, which would take a minute.
         return (cls(training_size=9, num_queries=3, damping=0.5, parameters=r"layers\.1\.fc1"),)
+
+    def footprint(self) -> Footprint | None:
+        if self.model not in SMALL and self.model not in PUBLISHED:
+            return None
+        sizes = SMALL[self.model].sizes if self.model in SMALL else PUBLISHED[self.model]
+        words = SMALL[self.model].tokenizer.vocabulary if self.model in SMALL else PUBLISHED_VOCABULARY
+        with torch.device("meta"):
+            network = opt(sizes, 0, vocabulary=words, padding=PUBLISHED_PADDING, start=PUBLISHED_START)
+        queries = self.num_queries or (len(self._check_queries(self.queries)) if self.queries else QUERIES)
+        return footprint_of(network, self.parameters, queries)
 
     def build(self, *, device: torch.device, dtype: torch.dtype, seed: int) -> Problem:
         model, training, queries = self._drawn(seed) if self._random else self._with_text(seed)

@@ -15,6 +15,7 @@ from problems.determinism import check_deterministic, check_differentiable
 from problems.discovery import label, plugin_name
 from problems.examples import Examples
 from problems.exhibits import Exhibits
+from problems.footprint import Footprint
 from problems.ground_truth import Certified, GroundTruth
 from problems.losses import Loss, as_loss
 from problems.model_function import ModelFunction
@@ -194,6 +195,10 @@ class ProblemFamily(ABC):
     @abstractmethod
     def build(self, *, device: torch.device, dtype: torch.dtype, seed: int) -> Problem:
         """The problem, the same for the same parameters and seed."""
+
+    def footprint(self) -> Footprint | None:
+        """How large the problem will be; None where that shows only when it is built."""
+        return None
 
     @property
     def name(self) -> str:
