@@ -25,7 +25,7 @@ from rich.table import Column, Table
 import problems
 import reports
 import solvers
-from bench import data_command, runner, scaffold, study, study_runner
+from bench import data_command, runner, scaffold, session, study, study_runner, train_command
 from bench import experiment as experiments
 from bench.conformance import command as check_command
 from bench.conformance.limit import MOST_SECONDS
@@ -33,6 +33,8 @@ from bench.diagnosis import command as diagnose_command
 from bench.diagnosis.diagnose import DEFAULT_BUDGET
 from bench.diagnosis.lissa_settings import Settings
 from bench.diagnosis.text import print_diagnosis
+from bench.forecast import check_memory
+from bench.forecast_text import show_forecast
 from bench.store import Store
 from problems.cache import CacheWarning
 from problems.data import DataWarning
@@ -114,6 +116,10 @@ def run(
             raise ValueError(f"{named.name} is a study, which chooses its own solvers: leave out -s")
         study_plan = study.plan(named, chosen_problems, scale=scale, seeds=seeds, device=device, dtype=dtype)
         directory = out or _new_directory(study_plan.request.name)
+        session.check_folder(Store(directory), resume)
+        check_memory(study_plan)
+        if not resume:
+            show_forecast(study_plan, console)
         completed = study_runner.run(study_plan, directory, resume=resume, console=console)
     else:
         if scale:
@@ -166,6 +172,15 @@ def report(
     console.print(f"Report: {page}", soft_wrap=True)
     if open_page:
         webbrowser.open(page.resolve().as_uri())
+
+
+@app.command()
+def train(
+    problem: Annotated[str, typer.Argument(help="PROBLEM[:param=value,...], as resnet18 or opt-small.")],
+    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",
+) -> None:
+    """Train a problem's network, or load what is trained, and say what became of it."""
+    train_command.run(problem, device, console)
 
 
 @app.command()

@@ -50,11 +50,21 @@ def carry_out(
     return completed
 
 
+def check_folder(store: Store, resume: bool) -> None:
+    """ValueError where the folder holds something else, or a run and `resume` is not set."""
+    if store.holds_run and not resume:
+        raise ValueError(
+            f"{store.directory} already holds a run; continue it with --resume, or choose another folder "
+            "with --out"
+        )
+    if store.is_taken and not store.holds_run:
+        raise ValueError(f"{store.directory} exists and holds no run; choose another folder with --out")
+
+
 def _begin(store: Store, asked: dict[str, Any], sources: dict[str, str], resume: bool) -> dict[str, Any]:
     """What run.json says; of a run that is resumed, what it said, with this resumption added."""
+    check_folder(store, resume)
     if not store.holds_run:
-        if store.is_taken:
-            raise ValueError(f"{store.directory} exists and holds no run; choose another folder with --out")
         description = {
             "experiment": asked,
             "sources": sources,
@@ -67,11 +77,6 @@ def _begin(store: Store, asked: dict[str, Any], sources: dict[str, str], resume:
         }
         store.create(description)
         return description
-    if not resume:
-        raise ValueError(
-            f"{store.directory} already holds a run; continue it with --resume, or choose another folder "
-            "with --out"
-        )
     description = store.read_run()
     earlier = description["experiment"]
     different = [key for key in {**asked, **earlier} if earlier.get(key) != asked.get(key)]

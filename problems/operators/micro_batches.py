@@ -52,6 +52,10 @@ class MicroBatches:
         """What forward passes may hold that are kept for the next product."""
         return self.max_bytes // 2
 
+    def most(self, examples: int, vectors: int) -> float:
+        """Bytes that products of so many take at most, with what is kept, by what was measured so far."""
+        return min(self.max_bytes, 2 * self._bound(Size(min(examples, self.largest.examples), vectors)))
+
     def run(self, examples: int, attempt: Callable[[int], Result]) -> Result:
         """`attempt(m)` with the largest m at which one vector fits, and with less where memory runs out."""
         while True:

@@ -48,6 +48,28 @@ def test_the_command_line_replaces_parameters_problems_and_seeds(counting: str) 
     assert plan.request.dtype == "float32"
 
 
+def test_a_scale_brings_problems_and_settings_of_its_own(counting: str) -> None:
+    plan = study.plan(Specification(counting, {}), scale="paper")
+    assert plan.request.scale == "paper"
+    assert plan.request.dtype == "float32"
+    assert plan.request.parameters == {"numbers": (3,), "bad": -1}
+    assert list(plan.families) == ["quadratic(dimension=5)"]
+    assert len(plan.cells) == 1  # one seed, unlike the first scale
+    changed = study.plan(parse(f"{counting}:numbers=[4]"), scale="paper", seeds=2, dtype="float64")
+    assert changed.request.parameters["numbers"] == (4,)
+    assert (len(changed.cells), changed.request.dtype) == (2, "float64")
+    assert study.plan(Specification(counting, {})).request.scale == "quick"
+    with pytest.raises(ValueError, match=r"no scale 'small'.* the study .* has quick, paper"):
+        study.plan(Specification(counting, {}), scale="small")
+
+
+def test_every_scale_of_every_study_can_be_planned() -> None:
+    for name, cls in study.available().items():
+        assert set(cls.scales) <= set(study.SCALES)
+        for scale in cls.scales:
+            assert study.plan(Specification(name, {}), scale=scale).cells
+
+
 @pytest.mark.parametrize(
     ("text", "problem", "message"),
     [

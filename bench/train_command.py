@@ -1,0 +1,24 @@
+"""`ihvp-bench train`: have a problem's network trained, or loaded, before it is needed."""
+
+from __future__ import annotations
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from bench.experiment import DTYPES, check_device
+from bench.problem_file import find_family
+from problems.specification import parse
+from reports.formats import number
+
+
+def run(text: str, device: str, console: Console) -> None:
+    """Build the problem, so that its checkpoint is in the cache, and print what it tells of itself."""
+    asked = parse(text)
+    family = find_family(asked.name, asked.settings)
+    check_device(device)
+    problem = family.build(device=torch.device(device), dtype=DTYPES["float32"], seed=0)
+    table = Table(box=None, show_header=False)
+    for name, value in {"p": float(problem.size), **problem.facts}.items():
+        table.add_row(name, number(value) if isinstance(value, float | int) else value)
+    console.print(table)
