@@ -175,6 +175,19 @@ def report(
 
 
 @app.command()
+def publish(
+    path: Annotated[Path, typer.Argument(help="Folder of a finished run.")],
+    gallery: Annotated[Path, typer.Option(help="Folder of the gallery.")] = Path("reports/gallery"),
+) -> None:
+    """Put a run's page, figures and tables into a gallery, and build its index again."""
+    store = Store(path)
+    if not (store.report / "index.html").exists():
+        raise ValueError(f"{path} holds no report: name the folder of a run")
+    folder = reports.publish(store.report, store.read_run(), gallery)
+    console.print(f"Published: {folder}; index: {gallery / 'index.html'}", soft_wrap=True)
+
+
+@app.command()
 def train(
     problem: Annotated[str, typer.Argument(help="PROBLEM[:param=value,...], as resnet18 or opt-small.")],
     device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",

@@ -2,6 +2,7 @@
 
 from reports.diagnosis import build_diagnosis, check_diagnosis_directory
 from reports.products import build_products
+from reports.publish import publish
 from reports.report import build
 
-__all__ = ["build", "build_diagnosis", "build_products", "check_diagnosis_directory"]
+__all__ = ["build", "build_diagnosis", "build_products", "check_diagnosis_directory", "publish"]

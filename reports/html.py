@@ -43,6 +43,12 @@ def when(run: dict[str, Any]) -> str:
     return f"{day}, took {duration((finished - started).total_seconds())}"
 
 
+def threads(machine: dict[str, Any]) -> str:
+    """ "2 threads", as far as the run tells."""
+    number = machine.get("threads")
+    return f"{number} thread{'' if number == 1 else 's'}" if number else ""
+
+
 def environment(run: dict[str, Any]) -> list[tuple[str, list[tuple[str, str]]]]:
     """(heading, rows) for what the run was made with; nested values flattened to dotted names."""
     groups = []

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from reports.conclusions import Conclusion, write_conclusions
 from reports.folders import whole_folder
 from reports.formats import number, scientific
-from reports.html import environment, image, plain, template, when
+from reports.html import environment, image, plain, template, threads, when
 from reports.paper import paper_style, save
 
 # Columns of every study: beside its own, `failure` says why a cell has no rows, else "".
@@ -24,7 +24,10 @@ _KNOWN = {
     "num_examples": "n, training examples",
     "damping": "λ",
 }
-_TEXT = {"unit", "problem", "status", "reason", "rule", "why", "method", "preconditioner"}
+_TEXT = {
+    "unit", "problem", "status", "reason", "rule", "why", "method", "preconditioner", "side", "label", "text",
+    "picture",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -111,11 +114,6 @@ def model_facts(row: pd.Series) -> list[tuple[str, str, str]]:
     ]
 
 
-def _threads(machine: dict[str, Any]) -> str:
-    threads = machine.get("threads")
-    return f"{threads} thread{'' if threads == 1 else 's'}" if threads else ""
-
-
 def _render(
     page: Page,
     rows: pd.DataFrame,
@@ -130,7 +128,7 @@ def _render(
     told = [
         when(run),
         machine.get("processor"),
-        _threads(machine),
+        threads(machine),
         f"torch {versions['torch']}" if "torch" in versions else "",
     ]
     failed = rows[rows["failure"].fillna("") != ""]

@@ -1,0 +1,141 @@
+"""publish(): a run's report becomes a part of a gallery, and the gallery's index is built again."""
+
+import io
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from reports.conclusions import read_conclusions
+from reports.folders import whole_folder
+from reports.formats import count
+from reports.html import plain, template, threads, when
+
+# A figure in a gallery takes no more.
+LARGEST_PNG = 200_000
+ORIGIN = "origin.json"
+_COPIED = ("*.html", "*.txt", "*.csv", "*.json", "*.png", "figures/*.png", "tables/comparison.csv")
+
+
+def publish(report: Path, run: dict[str, Any], gallery: Path) -> Path:
+    """Copy a report's page, figures and tables into a folder of `gallery`, and build its index again.
+
+    `run` is the content of run.json, kept beside as origin.json: command, versions, machine and date. The
+    folder is called after the experiment, with its scale unless that is small; an earlier one is replaced.
+    Returns the path of the folder. Raises ValueError for a run that was interrupted, and for a figure that
+    cannot be made as small as LARGEST_PNG.
+    """
+    if run.get("interrupted") or not run.get("finished"):
+        raise ValueError(
+            f"the run of {report} was interrupted: finish it with --resume before it is published"
+        )
+    asked = run.get("experiment") or {}
+    scale = asked.get("scale") or "small"
+    name = asked.get("name") or "custom"
+    folder = gallery / (name if scale == "small" else f"{name}_{scale}")
+    found = [path for pattern in _COPIED for path in sorted(report.glob(pattern))]
+    parts = {path.name for path in found} | {ORIGIN}
+    if (folder / ORIGIN).exists():
+        # Published before, perhaps with parts that there are no longer.
+        parts |= {entry.name for entry in folder.iterdir()}
+    with whole_folder(folder, parts) as fresh:
+        for path in found:
+            if path.suffix == ".png":
+                (fresh / path.name).write_bytes(small_png(path))
+            else:
+                shutil.copyfile(path, fresh / path.name)
+        text = json.dumps(run, indent=2, ensure_ascii=False)
+        (fresh / ORIGIN).write_text(f"{text}\n", encoding="utf-8")
+    build_gallery(gallery)
+    return folder
+
+
+def build_gallery(gallery: Path) -> Path:
+    """Write index.html of a folder whose folders are published runs; the path of it."""
+    entries = [_entry(path.parent) for path in sorted(gallery.glob(f"*/{ORIGIN}"))]
+    html = template("gallery.html.j2").render(
+        title="Gallery of experiments",
+        entries=entries,
+        conclusions=[
+            {"page": entry["page"], "title": entry["title"], "each": each}
+            for entry in entries
+            for each in entry["conclusions"]
+        ],
+        environment=[],
+    )
+    index = gallery / "index.html"
+    index.write_text(html, encoding="utf-8")
+    return index
+
+
+def small_png(path: Path) -> bytes:
+    """The PNG file with so few colours that it takes at most LARGEST_PNG bytes; ValueError where none do."""
+    data = path.read_bytes()
+    with Image.open(path) as opened:
+        picture = opened.convert("RGB")
+    for colours in (256, 128, 64, 32):
+        if len(data) <= LARGEST_PNG:
+            return data
+        file = io.BytesIO()
+        picture.quantize(colours, dither=Image.Dither.NONE).save(file, "PNG", optimize=True)
+        data = file.getvalue()
+    if len(data) > LARGEST_PNG:
+        raise ValueError(
+            f"{path} takes {count(len(data))} bytes with 32 colours, and a gallery's figure at most "
+            f"{count(LARGEST_PNG)}: draw it smaller"
+        )
+    return data
+        file = io.BytesIO()
+        picture.quantize(colours, dither=Image.Dither.NONE).save(file, "PNG", optimize=True)
+        data = file.getvalue()
+    if len(data) > LARGEST_PNG:
+        raise ValueError(
+            f"{path} takes {count(len(data))} bytes; a gallery's figures at most {LARGEST_PNG:,}"
+        )
+    return data
+
+
+def _entry(folder: Path) -> dict[str, Any]:
+    run = json.loads((folder / ORIGIN).read_text(encoding="utf-8"))
+    asked, machine, versions = (run.get(key) or {} for key in ("experiment", "machine", "versions"))
+    told = folder / "conclusions.json"
+    findings = folder / "findings.txt"
+    made = [
+        when(run),
+        machine.get("gpu") if asked.get("device", "cpu").startswith("cuda") else machine.get("processor"),
+        threads(machine),
+        *(f"{name} {versions[name]}" for name in ("ihvp-bench", "torch") if name in versions),
+        f"revision {run['git']['revision'][:10]}" if (run.get("git") or {}).get("revision") else "",
+    ]
+    return {
+        "name": folder.name,
+        "title": asked.get("title") or folder.name,
+        "description": asked.get("description") or "",
+        "scale": asked.get("scale") or "",
+        "problems": [plain(_problem(entry)) for entry in asked.get("problems") or []],
+        "page": f"{folder.name}/index.html",
+        "command": run.get("command") or "",
+        "made": " · ".join(part for part in made if part),
+        "findings": _paragraphs(findings) if findings.exists() else [],
+        "conclusions": read_conclusions(told) if told.exists() else [],
+        "figures": [f"{folder.name}/{path.name}" for path in sorted(folder.glob("*.png"))],
+    }
+
+
+def _problem(entry: dict[str, Any]) -> str:
+    parameters = ", ".join(
+        f"{name}={plain(value)}" for name, value in (entry.get("parameters") or {}).items()
+    )
+    return f"{entry['name']}({parameters})" if parameters else str(entry["name"])
+
+
+def _paragraphs(path: Path) -> list[tuple[str, str]]:
+    """(heading, paragraph) of each that stands in findings.txt."""
+    found = []
+    for block in path.read_text(encoding="utf-8").strip().split("\n\n"):
+        parts = re.match(r"(.+?): (.+)", block, re.DOTALL)
+        found.append((parts[1], parts[2]) if parts else ("", block))
+    return found
