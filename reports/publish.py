@@ -78,7 +78,7 @@ def small_png(path: Path) -> bytes:
         picture = opened.convert("RGB")
     for colours in (256, 128, 64, 32):
         if len(data) <= LARGEST_PNG:
-            return data
+            break
         file = io.BytesIO()
         picture.quantize(colours, dither=Image.Dither.NONE).save(file, "PNG", optimize=True)
         data = file.getvalue()
@@ -86,14 +86,6 @@ def small_png(path: Path) -> bytes:
         raise ValueError(
             f"{path} takes {count(len(data))} bytes with 32 colours, and a gallery's figure at most "
             f"{count(LARGEST_PNG)}: draw it smaller"
-        )
-    return data
-        file = io.BytesIO()
-        picture.quantize(colours, dither=Image.Dither.NONE).save(file, "PNG", optimize=True)
-        data = file.getvalue()
-    if len(data) > LARGEST_PNG:
-        raise ValueError(
-            f"{path} takes {count(len(data))} bytes; a gallery's figures at most {LARGEST_PNG:,}"
         )
     return data
 
