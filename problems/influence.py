@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
@@ -18,5 +20,18 @@ def influences(task: Task, x: Tensor, indices: Tensor) -> Tensor:
     n examples raises the query's loss by a n-th of it. With x = g_q it is the similarity of gradients. Costs
     m/n gradient equivalents; a sequence's gradient is that of its mean loss.
     """
-    size = max(1, GRADIENT_BYTES // (x.shape[0] * x.element_size()))
-    return torch.cat([task.gradients(task.training, part).T @ x for part in indices.split(size)])
+    return torch.cat([gradients.T @ x for gradients in _some_at_once(task, indices)])
+
+
+def gradient_norms(task: Task, indices: Tensor) -> Tensor:
+    """‖g_i‖ of the training examples `indices` (m,), shape (m,), for m/n gradient equivalents."""
+    parts = _some_at_once(task, indices)
+    return torch.cat([torch.linalg.vector_norm(gradients, dim=0) for gradients in parts])
+
+
+def _some_at_once(task: Task, indices: Tensor) -> Iterator[Tensor]:
+    """The gradients of `indices` in order, as columns, no more at once than GRADIENT_BYTES hold."""
+    function = task.function
+    size = max(1, GRADIENT_BYTES // (function.num_parameters * function.dtype.itemsize))
+    for part in indices.split(size):
+        yield task.gradients(task.training, part)
