@@ -7,7 +7,7 @@ import pandas as pd
 
 from reports.condition_figure import condition_figure
 from reports.condition_rows import COLUMNS, over_seeds
-from reports.condition_verdicts import findings
+from reports.condition_verdicts import conclusions, findings
 from reports.formats import count, number, setting
 from reports.rows import in_order
 from reports.study import Page, build_study, model_facts, plus_minus
@@ -20,26 +20,31 @@ def build_condition(rows: pd.DataFrame, run: dict[str, Any], directory: Path) ->
 
 def _context(rows: pd.DataFrame) -> dict[str, Any]:
     sides = over_seeds(rows)
+    problems = in_order(sides["problem"])
     return {
+        # One panel alone would be as wide as the page.
+        "single": len(problems) == 1,
         "problems": [
             {
                 "name": problem,
-                "facts": _facts(own.iloc[0]) + model_facts(own.iloc[0]),
+                "facts": _facts(own) + model_facts(own.iloc[0]),
                 "rows": [_row(row) for _, row in own.iterrows()],
             }
-            for problem in in_order(sides["problem"])
+            for problem in problems
             for own in [sides[sides["problem"] == problem]]
-        ]
+        ],
     }
 
 
-def _facts(row: pd.Series) -> list[tuple[str, str, str]]:
+def _facts(own: pd.DataFrame) -> list[tuple[str, str, str]]:
+    row = own.iloc[0]
     tokens = row["unit"] == "token"
     unequal = "tokens of a sequence · max Tr(g)/Tr(H), g one sequence" if tokens else "max Tr(h_i)/Tr(H)"
     found = [
         ("p", count(row["dimension"]), "parameters"),
         ("n", count(row["num_examples"]), "tokens" if tokens else "training examples"),
         ("λ", setting(row["damping"]), "damping"),
+        ("noise from", _source(own), "how the left side was measured"),
         ("Tr(H)", plus_minus(row["trace"], row["trace_error"]), "with its standard error"),
         ("Tr(H)/λ_max", number(row["trace"] / row["largest"]), "effective rank"),
         ("C ≥", plus_minus(row["constant"], row["constant_error"]), unequal),
@@ -64,6 +69,13 @@ def _facts(row: pd.Series) -> list[tuple[str, str, str]]:
     return found
 
 
+def _source(own: pd.DataFrame) -> str:
+    pairs = own["pairs"]
+    if (pairs == 0).all():
+        return "all draws"
+    return f"{count(pairs.max())} pairs" + (", or all draws" if (pairs == 0).any() else "")
+
+
 def _row(row: pd.Series) -> dict[str, str]:
     return {
         "batch": count(row["batch_size"]),
@@ -83,4 +95,5 @@ _PAGE = Page(
     findings,
     {"condition": lambda rows: condition_figure(over_seeds(rows))},
     _context,
+    conclusions,
 )

@@ -23,7 +23,9 @@ def condition_figure(sides: pd.DataFrame) -> Figure:
     problems = in_order(sides["problem"])
     columns = 2 if len(problems) in (2, 4) else min(3, len(problems))
     lines = math.ceil(len(problems) / columns)
-    figure = Figure(figsize=(1.0 + 4.0 * columns, 0.9 + 3.1 * lines), layout="constrained")
+    # One panel alone is as wide as those of a paper's column, with its legend below.
+    size = (6.4, 4.6) if len(problems) == 1 else (1.0 + 4.0 * columns, 0.9 + 3.1 * lines)
+    figure = Figure(figsize=size, layout="constrained")
     axes = figure.subplots(lines, columns, squeeze=False).ravel().tolist()
     for unused in axes[len(problems) :]:
         unused.remove()

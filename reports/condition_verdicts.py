@@ -4,6 +4,7 @@ import math
 
 import pandas as pd
 
+from reports.conclusions import Conclusion, together
 from reports.condition_rows import over_seeds
 from reports.formats import count, number
 from reports.rows import in_order
@@ -19,6 +20,54 @@ def findings(rows: pd.DataFrame) -> dict[str, str]:
         for problem in in_order(sides["problem"])
         for own in [sides[sides["problem"] == problem]]
     }
+
+
+def conclusions(rows: pd.DataFrame) -> list[Conclusion]:
+    """The paper's, and ours: what the traces that it compares leave out."""
+    sides = over_seeds(rows)
+    return [_traces(sides), _unseen(sides)]
+
+
+def _traces(sides: pd.DataFrame) -> Conclusion:
+    told = {"holds": True, "fails": False}
+    below, above = (int((sides["verdict"] == word).sum()) for word in told)
+    return Conclusion(
+        "The trace of the sampling noise, Tr(E H̃² − H²), stays below Tr(H)²/b (C = 1).",
+        "Figure 4",
+        together(told.get(word) for word in sides["verdict"]),
+        f"By more than two standard errors it lies below in {below or 'none'} and above in "
+        f"{above or 'none'} of {len(sides)} cases, each a problem and a b; the noise is "
+        f"{_range(sides['ratio'])} times Tr(H)²/b.",
+    )
+
+
+def _unseen(sides: pd.DataFrame) -> Conclusion:
+    """Of a problem where matrices ask for C > 1: holds where traces allow C = 1 at every b."""
+    verdicts: list[bool | None] = []
+    first = sides.drop_duplicates("problem")
+    for problem in first["problem"]:
+        own = sides[sides["problem"] == problem]
+        words = set(own["verdict"])
+        asked = bool(own["needed"].iloc[0] > 1)
+        verdicts.append(
+            False if asked and "fails" in words else True if asked and words == {"holds"} else None
+        )
+    hidden, seen = verdicts.count(True), verdicts.count(False)
+    known = first[first["constant"].notna()]
+    numbers = "The curvature of single examples is unknown here, so C was not measured."
+    if len(known):
+        numbers = (
+            f"C measured is {_range(known['constant'])}, R/Tr(H) is "
+            f"{_range(known['noise_constant'] / known['trace'])}, and the matrices ask for C ≥ "
+            f"{_range(known['needed'])}: for more than 1 on {hidden or 'none'} of {len(first)} problems "
+            f"where the traces allow C = 1 at every b, and on {seen or 'none'} where they do not."
+        )
+    return Conclusion(
+        "The trace condition cannot see heterogeneity: how unequal examples are.",
+        "ours, on Figure 4",
+        together(verdicts),
+        numbers,
+    )
 
 
 def listed(parts: list[str]) -> str:

@@ -8,7 +8,7 @@ import pandas as pd
 from reports.formats import count, number, setting, share
 from reports.phase_figures import collapse_figure, phase_figure
 from reports.phase_rows import CLASSES, COLUMNS, classified, edges, over_seeds
-from reports.phase_verdicts import findings
+from reports.phase_verdicts import conclusions, findings
 from reports.rows import in_order
 from reports.study import Page, build_study, model_facts
 
@@ -98,4 +98,5 @@ _PAGE = Page(
         "collapse": lambda rows: collapse_figure(over_seeds(classified(rows))),
     },
     _context,
+    conclusions,
 )

@@ -50,7 +50,7 @@ def phase_figure(grid: pd.DataFrame) -> Figure:
         image = _heat_map(ax, own, norm)
         _boundaries(ax, own)
         ax.set_title(panel_title(problem), loc="left")
-        ax.set_xlabel("batch size b")
+        ax.set_xlabel("batch size b" + (", tokens" if (own["unit"] == "token").any() else ""))
     axes[0].set_ylabel(r"step size  $\eta\,(\lambda_{\max} + \lambda)$")
     bar = figure.colorbar(image, ax=list(axes), extend="max", pad=0.015, aspect=28)
     bar.set_label(r"relative error  $\|u_T - u^*\|\,/\,\|u^*\|$")

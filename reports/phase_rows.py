@@ -15,7 +15,7 @@ COLUMNS = {
     "status": "how the solve ended",
     "error": "‖u_T − u*‖/‖u*‖ of the worst column; ∞ where not finite",
     "start_error": "‖u_0 − u*‖/‖u*‖ of the worst column, u_0 = b/λ",
-    "bias": "‖E u_T − u*‖/‖u*‖ of the worst column, exactly",
+    "bias": "‖E u_T − u*‖/‖u*‖ of the worst column, exactly or, where p is large, by Lanczos",
     "noise": "‖u_T − E u_T‖/‖u*‖ of the worst column; ∞ where the solve was stopped",
     "noise_over_small_step_floor": "‖u_T − E u_T‖/√(ηΔ̃/2λ), root mean square over columns",
     "largest": "λ_max",

@@ -3,8 +3,13 @@
 import numpy as np
 import pandas as pd
 
+from reports.conclusions import Conclusion, together
 from reports.formats import count, number, share
 from reports.phase_rows import CONTRACTS, GROWS, NO_MEAN, OPEN, STABLE, classified, edges, over_seeds
+from reports.rows import in_order
+
+# Of the cells of which theory is certain, the share that must agree; single paths and short runs may not.
+_AGREE = 0.9
 
 
 def findings(rows: pd.DataFrame) -> dict[str, str]:
@@ -19,6 +24,49 @@ def findings(rows: pd.DataFrame) -> dict[str, str]:
         "The time": _time(solves),
     }
     return {heading: paragraph for heading, paragraph in told.items() if paragraph}
+
+
+def conclusions(rows: pd.DataFrame) -> list[Conclusion]:
+    """Ours: whether what diverges is what theory says, and at smaller steps for smaller batches."""
+    solves = classified(rows)
+    grid = over_seeds(solves)
+    # Between 2/L_b and 2/(λ_max + λ), and at that edge itself, single runs may do either.
+    beyond = (grid["predicted"] == NO_MEAN) & (grid["step_size"] > grid["mean_limit"] * (1 + 1e-9))
+    sure = grid[(grid["predicted"] == STABLE) | beyond]
+    agrees = (sure["share_diverged"] > 0.5) == (sure["predicted"] == NO_MEAN)
+    found = edges(solves)
+    verdicts: list[bool | None] = []
+    for problem in in_order(grid["problem"]):
+        own = agrees[sure["problem"] == problem]
+        falls = _falls(found[found["problem"] == problem])
+        verdicts.append(None if not len(own) or falls is None else bool(own.mean() >= _AGREE and falls))
+    stable, diverging = (sure["predicted"] == STABLE), (sure["predicted"] == NO_MEAN)
+    crossed = found.dropna(subset=["first_diverged"])
+    edge = ""
+    if len(crossed):
+        low, high = _ends(crossed["first_diverged"] / crossed["sufficient"])
+        edge = f" The step from which on most seeds diverge is {low} to {high} times 2/L_b."
+    return [
+        Conclusion(
+            "The step size at which mini-batches diverge falls with the batch size as theory's boundary "
+            "says.",
+            "ours, on Theorem 1",
+            together(verdicts),
+            f"Theory is certain of {count(len(sure))} of {count(len(grid))} cells of the grid and right in "
+            f"{count(int(agrees.sum()))}: {_of(agrees[stable])} below 2/L_b stayed, {_of(agrees[diverging])} "
+            f"beyond 2/(λ_max + λ) diverged.{edge}",
+        )
+    ]
+
+
+def _falls(own: pd.DataFrame) -> bool | None:
+    """Whether no smaller batch diverges first at a larger step; None where fewer than two did diverge."""
+    first = own.sort_values("batch_size")["first_diverged"].dropna().to_numpy()
+    return None if len(first) < 2 else bool((np.diff(first) >= 0).all())
+
+
+def _of(agrees: pd.Series) -> str:
+    return f"{count(int(agrees.sum()))} of {count(len(agrees))}"
 
 
 def spread(values: pd.Series) -> tuple[float, float]:

@@ -10,7 +10,7 @@ from reports.formats import count, number, setting, share, target_text
 from reports.rows import in_order
 from reports.settings_figure import settings_figure
 from reports.settings_rows import COLUMNS, PAPER, PUBLISHED, over_seeds, units
-from reports.settings_verdicts import findings
+from reports.settings_verdicts import conclusions, findings
 from reports.study import Page, build_study, model_facts, plus_minus
 
 
@@ -24,6 +24,11 @@ def _context(rows: pd.DataFrame) -> dict[str, Any]:
     paper = table[table["rule"] == PAPER]
     return {
         "target": target_text(table["target"].iloc[0]),
+        "table": [
+            _line(own)
+            for problem in in_order(table["problem"])
+            for own in [table[table["problem"] == problem]]
+        ],
         "problems": [
             {
                 "name": problem,
@@ -87,6 +92,19 @@ def _facts(row: pd.Series) -> list[tuple[str, str, str]]:
     ]
 
 
+def _line(own: pd.DataFrame) -> dict[str, Any]:
+    """A problem's line in the table of settings: its spectrum, and what each rule makes of it."""
+    row = own.iloc[0]
+    return {
+        "name": row["problem"],
+        "damping": setting(row["damping"]),
+        "largest": number(row["measured_largest"]),
+        "trace": plus_minus(row["measured_trace"], row["measured_trace_error"]),
+        "constant": number(row["measured_heterogeneity"]),
+        "rules": [_settings(each) for _, each in own.iterrows()],
+    }
+
+
 def _settings(row: pd.Series) -> dict[str, Any]:
     return {
         "rule": row["rule"],
@@ -131,4 +149,5 @@ _PAGE = Page(
     findings,
     {"settings": lambda rows: settings_figure(over_seeds(rows))},
     _context,
+    conclusions,
 )

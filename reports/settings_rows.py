@@ -33,15 +33,15 @@ COLUMNS = {
     "measured_heterogeneity_error": "its standard error",
     "measured_noise_constant": "R, the least with E h² ⪯ R (H + λ), h one example, or sequence",
 }
-# What is known of the paper's rule alone, where an eigendecomposition is in reach; the first of all.
+# What is known of the paper's rule alone, where there is a reference; the first of all.
 DECOMPOSITION = {
     "reference_error": "what u* itself may be off, relative to ‖u*‖; 0, but for rounding, if dense",
-    "bias": "‖E u_T − u*‖/‖u*‖ of the worst column, exactly",
+    "bias": "‖E u_T − u*‖/‖u*‖ of the worst column, exactly or, where p is large, by Lanczos",
     "noise": "‖u_T − E u_T‖/‖u*‖ of the worst column",
     "bias_from_rhs": "‖E u_T − u*‖ relative to ‖b‖/λ, worst column",
     "bias_bound": "theory's bound of it, e^{−a} min(1, 1/(e a)), a = ηλT",
     "solution_share": "‖u*‖ relative to ‖b‖/λ, smallest column",
-    "half_step_second_moment": "ηL_b/2; below 1 sampling is stable in mean square",
+    "half_step_second_moment": "ηL_b/2; below 1 sampling is stable in mean square. L_b by LOBPCG, from below",
 }
 
 PAPER, SHARP = "paper", "sharp"

@@ -4,6 +4,7 @@ import math
 
 import pandas as pd
 
+from reports.conclusions import Conclusion, Verdict, together
 from reports.formats import number, share, target_text, times
 from reports.rows import in_order
 from reports.settings_rows import PAPER, SHARP, over_seeds, units
@@ -18,6 +19,54 @@ def findings(rows: pd.DataFrame) -> dict[str, str]:
         sentences = [_paper(own[own["rule"] == PAPER]), _sharp(own)]
         told[problem] = " ".join(sentence for sentence in sentences if sentence)
     return told
+
+
+def conclusions(rows: pd.DataFrame) -> list[Conclusion]:
+    """The paper's rule as a whole, and its batch apart from its number of steps."""
+    paper = over_seeds(rows)
+    paper = paper[paper["rule"] == PAPER]
+    return [_rule(paper), _trace(paper)] if len(paper) else []
+
+
+def _rule(paper: pd.DataFrame) -> Conclusion:
+    """Holds where every problem meets the target, fails where none ends nearer than x = 0."""
+    # What ended without an answer is no nearer.
+    known = paper[paper["error"].notna() | ~paper["usable"]]
+    met = int(known["met"].sum())
+    nearer = known[known["usable"] & (known["error"] < 1)]
+    verdict: Verdict = "undecided"
+    if len(known):
+        verdict = "holds" if met == len(known) else "fails" if not len(nearer) else "partly"
+    target = target_text(paper["target"].iloc[0])
+    ended = ""
+    if len(nearer):
+        low, high = share(nearer["error"].min()), share(nearer["error"].max())
+        ended = f", where it ends {low if low == high else f'{low} to {high}'} off"
+    return Conclusion(
+        "η = 1/(λ_max + λ), b = Tr(H)/(λ_max + λ) and ηλT ≈ 2.25 make LiSSA converge.",
+        "Theorem 1 and the table of settings",
+        verdict,
+        f"Within {target} of the solution on {met or 'none'} of {len(known)} problems, and nearer to it than "
+        f"x = 0 on {len(nearer) or 'none'}{ended}.",
+    )
+
+
+def _trace(paper: pd.DataFrame) -> Conclusion:
+    known = paper[paper["half_step_second_moment"].notna() & ~paper["full_data"].astype(bool)]
+    halves = known["half_step_second_moment"]
+    numbers = "L_b is unknown here."
+    if len(known):
+        low, high = number(halves.min()), number(halves.max())
+        numbers = (
+            f"ηL_b/2 is at least {low if low == high else f'{low} to {high}'}, where stability in mean "
+            f"square is certain below 1: on {int((halves < 1).sum()) or 'none'} of {len(known)} problems."
+        )
+    return Conclusion(
+        "A batch of Tr(H)/(λ_max + λ), the effective rank, keeps sampling stable at the full step.",
+        "Theorem 1 with C = 1",
+        together(bool(half < 1) for half in halves),
+        numbers,
+    )
 
 
 def _overall(table: pd.DataFrame) -> str:

@@ -12,8 +12,17 @@ import pandas as pd
 import torch
 
 import solvers
-from bench.experiments._bias import bias
-from bench.experiments._budget import check_budget
+from bench.experiments._batches import parts_of
+from bench.experiments._bias import MeanError
+from bench.experiments._budget import (
+    KRYLOV_STEPS,
+    LANCZOS_PRODUCTS,
+    check_budget,
+    pencil_work,
+    product_work,
+    reference_work,
+    spectrum_work,
+)
 from bench.study import OnProgress, Piece, Row, Scale, Study
 from problems import Problem
 from problems.scaling import relative_norms
@@ -22,7 +31,7 @@ from problems.spectrum.smoothness import second_moment_constant
 from reports.settings import build_settings
 from solvers import Record, Solution, theory
 from solvers.certify import certify
-from solvers.measured import PARTS, sample_of
+from solvers.measured import TRACE_PRODUCTS, sample_of
 from solvers.solution import worst
 
 NAN = float("nan")
@@ -33,6 +42,16 @@ NUMBERS = (
     "sufficient_batch", "predicted_error", "predicted_bias", "predicted_noise", "predicted_epochs",
     "full_data_epochs", "estimated_error", "pilot_work", "back_offs",
 )  # fmt: skip
+
+
+# LOBPCG for L_b of a problem too large for a dense reference: one vector, and as many steps as it takes to
+# know L_b to some per cent.
+OF_LARGE: Mapping[str, Any] = {"width": 1, "tolerance": 2e-2, "max_steps": 6}
+# Steps that it takes of a small one, as a rule.
+OF_SMALL_STEPS = 10
+# What the rules' solves take as a rule: the paper's in gradient equivalents, the sharp one's, with its pilot,
+# in products with all columns.
+PAPERS_RUN, SHARP_PRODUCTS = 20.0, 40
 
 
 @dataclass(frozen=True)
@@ -69,6 +88,25 @@ class Settings(Study):
             ),
             seeds=3,
         ),
+        "small": Scale(
+            (
+                "resnet18:curvature_size=150",
+                "resnet50:curvature_size=150",
+                "opt-small:training_size=24",
+                "smollm2-135m:training_size=3,num_queries=1",
+            ),
+            dtype="float32",
+            parameters={"budget": 60.0, "reference_work": 150.0},
+        ),
+        "paper": Scale(
+            (
+                "resnet18:width=64,curvature_size=50000",
+                "resnet50:width=64,data=cifar10,curvature_size=50000",
+                "opt-1.3b:damping=5,training_size=1024",
+            ),
+            dtype="float32",
+            parameters={"reference_work": 500.0},
+        ),
     }
 
     target: float = 0.05
@@ -84,6 +122,19 @@ class Settings(Study):
 
     def pieces(self) -> Sequence[Piece]:
         return [{"rule": rule} for rule in RULES]
+
+    def expected_work(self, problem: Problem) -> float:
+        columns, operator = problem.num_columns, problem.operator
+        products = min(TRACE_PRODUCTS, 2 * problem.size) // 2
+        papers = LANCZOS_PRODUCTS * product_work(problem) + 2 * product_work(problem, products) + PAPERS_RUN
+        if operator.has_examples:
+            width, steps = (3, OF_SMALL_STEPS) if problem.is_dense else (1, OF_LARGE["max_steps"])
+            papers += pencil_work(problem, 5, width, steps)
+        if not problem.is_dense:
+            papers += KRYLOV_STEPS * columns * product_work(problem)
+        sharp = 2 * LANCZOS_PRODUCTS * product_work(problem) + SHARP_PRODUCTS * product_work(problem, columns)
+        reference = reference_work(problem, self.reference_work)
+        return spectrum_work(problem, self.budget) + reference + papers + sharp
 
     def prepare(self, problem: Problem, on_progress: OnProgress) -> Prepared:
         def show(step: int, error: float) -> None:
@@ -159,35 +210,33 @@ def _chosen(solution: Solution, problem: Problem) -> Row:
 
 
 def _decomposition(problem: Problem, solution: Solution, row: Row) -> Row:
-    """The error at η, b, T in its parts: what is left of the start, exactly, and what sampling added.
+    """The error at η, b, T in its parts: what is left of the start, and what sampling added.
 
-    ‖E u_T − u*‖ = ‖(I − η(H + λ))ᵀ (b/λ − u*)‖ from the eigendecomposition, where p allows one; noise is
-    u_T − E u_T.
+    ‖E u_T − u*‖ = ‖(I − η(H + λ))ᵀ (b/λ − u*)‖; noise is u_T − E u_T.
     """
     step, batch, steps = row["step_size"], row["batch_size"], row["num_steps"]
     reference = problem.reference
     if reference is None or not step > 0 or not steps > 0:
         return {}
     b = problem.columns().double()
+    left = MeanError(problem).after(step, int(steps))
     found: Row = {
         "bias_bound": theory.bias_from_rhs(step, problem.damping, int(steps)),
         # The smallest ‖u*‖ relative to ‖b‖/λ: what makes a small bias of the one a large one of the other.
         "solution_share": float((problem.damping * reference.norm(dim=0) / b.norm(dim=0)).min()),
+        "bias": worst(relative_norms(left, reference)),
+        "bias_from_rhs": worst(relative_norms(left, b / problem.damping)),
     }
-    if problem.is_dense:
-        left = bias(problem, step, int(steps))
-        found["bias"] = worst(relative_norms(left, reference))
-        found["bias_from_rhs"] = worst(relative_norms(left, b / problem.damping))
-        if solution.x is not None and solution.steps == steps:
-            found["noise"] = worst(relative_norms(solution.x.double() - reference - left, reference))
+    if solution.x is not None and solution.steps == steps:
+        found["noise"] = worst(relative_norms(solution.x.double() - reference - left, reference))
     if problem.operator.has_examples and not row["full_data"]:
         generator = torch.Generator().manual_seed(0)
         operator = sample_of(problem.operator, generator)
-        # Of large problems a few steps, and some hundred parts where a batch is less than a sequence.
-        limits: dict[str, Any] = {}
-        if not problem.is_dense:
-            limits = {"tolerance": 5e-2, "max_steps": 5, "parts": max(1, PARTS // operator.num_draws)}
-        sharp = second_moment_constant(operator, problem.damping, int(batch), generator, **limits)
+        limits: Mapping[str, Any] = {} if problem.is_dense else OF_LARGE
+        parts = parts_of(problem, int(batch))
+        sharp = second_moment_constant(
+            operator, problem.damping, int(batch), generator, parts=parts, **limits
+        )
         found["half_step_second_moment"] = step * sharp.value.value / 2
     elif row["full_data"] and problem.is_dense:
         found["half_step_second_moment"] = (

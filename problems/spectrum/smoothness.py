@@ -91,6 +91,7 @@ def second_moment_constant(
     generator: torch.Generator,
     *,
     parts: int | None = None,
+    width: int = WIDTH,
     tolerance: float = 1e-2,
     max_steps: int = 30,
 ) -> TopOfPencil:
@@ -98,7 +99,8 @@ def second_moment_constant(
 
     LiSSA's second moment contracts for η < 2/L_b, best at 1/L_b. E (H̃ + λI)² = (1 − 1/m) H² + E h²/m +
     2λH + λ²I, h one of the m draws: an example, a sequence, or a part of one, E h² then being a mean over
-    `parts` of each. A step costs two ordinary products and two of every draw alone, with 3 vectors each.
+    `parts` of each. A step costs three ordinary products and two of every draw alone, with `width` vectors
+    each.
     """
     check_damping(damping)
     check_counts(batch_size=batch_size)
@@ -112,7 +114,7 @@ def second_moment_constant(
     return largest_of_pencil(
         second_moment,
         lambda v: operator @ v + damping * v,
-        _start(operator, WIDTH, generator),
+        _start(operator, width, generator),
         tolerance=tolerance,
         max_steps=max_steps,
     )

@@ -8,7 +8,7 @@ import pytest
 from reports.condition import build_condition
 from reports.condition_figure import condition_figure
 from reports.condition_rows import over_seeds
-from reports.condition_verdicts import findings, listed
+from reports.condition_verdicts import conclusions, findings, listed
 from tests.reports.test_report import Page
 
 
@@ -17,7 +17,8 @@ def row(batch_size: int, noise: float, **values: Any) -> dict[str, Any]:
     return {
         "problem": "tiny", "seed": 0, "dimension": 8, "num_examples": 20, "damping": 0.1, "failure": "",
         "unit": "example", "units_per_draw": 1.0,
-        "batch_size": batch_size, "noise": noise, "noise_error": noise / 10, "trace": 3.0, "trace_error": 0.0,
+        "batch_size": batch_size, "pairs": 50, "noise": noise, "noise_error": noise / 10, "trace": 3.0,
+        "trace_error": 0.0,
         "heterogeneity": 4.0, "heterogeneity_error": 0.0, "largest": 2.0, "noise_constant": 5.0,
         "sequence_worth": math.nan, "sequence_worth_error": math.nan,
     } | values  # fmt: skip
@@ -130,3 +131,66 @@ def test_the_legend_is_no_wider_than_a_figure_of_one_panel():
     box = figure.legends[0].get_window_extent()
     assert figure.bbox.x0 <= box.x0
     assert box.x1 <= figure.bbox.x1
+
+
+def test_conclusion_on_the_traces_counts_problems_and_sizes():
+    cases = [
+        ([row(1, 3.6), row(4, 0.9)], "holds"),
+        ([row(1, 3.6), row(4, 4.5)], "partly"),
+        ([row(1, 18.0)], "fails"),
+        ([row(1, 9.0)], "undecided"),
+    ]
+    for rows, verdict in cases:
+        assert conclusions(pd.DataFrame(rows))[0].verdict == verdict
+    told = conclusions(pd.DataFrame([row(1, 3.6), row(4, 4.5), row(16, 0.5625)]))[0]
+    assert told.where == "Figure 4"
+    assert told.numbers == (
+        "By more than two standard errors it lies below in 1 and above in 1 of 3 cases, each a problem and "
+        "a b; the noise is 0.400 to 2 times Tr(H)²/b."
+    )
+
+
+@pytest.mark.parametrize(
+    ("rows", "verdict"),
+    [
+        ([row(1, 3.6, noise_constant=8.0)], "holds"),  # the matrices ask for (8 − 2)/3 = 2
+        ([row(1, 3.6, noise_constant=5.0)], "undecided"),  # for 1: nothing to be seen
+        ([row(1, 18.0, noise_constant=8.0)], "fails"),  # the traces have seen it
+        ([row(1, 9.0, noise_constant=8.0)], "undecided"),
+        (
+            [row(1, 3.6, noise_constant=8.0), row(1, 18.0, noise_constant=8.0, problem="other")],
+            "partly",
+        ),
+        ([row(1, 3.6, noise_constant=math.nan, heterogeneity=math.nan)], "undecided"),
+    ],
+)
+def test_conclusion_on_what_traces_do_not_show(rows, verdict):
+    assert conclusions(pd.DataFrame(rows))[1].verdict == verdict
+
+
+def test_conclusion_on_heterogeneity_has_the_numbers():
+    rows = [row(1, 3.6, noise_constant=8.0), row(1, 3.6, problem="other", heterogeneity=7.0)]
+    assert conclusions(pd.DataFrame(rows))[1].numbers == (
+        "C measured is 4 to 7, R/Tr(H) is 1.67 to 2.67, and the matrices ask for C ≥ 1 to 2: for more than 1 "
+        "on 1 of 2 problems where the traces allow C = 1 at every b, and on none where they do not."
+    )
+    unknown = conclusions(pd.DataFrame([row(1, 3.6, noise_constant=math.nan, heterogeneity=math.nan)]))[1]
+    assert unknown.numbers.startswith("The curvature of single examples is unknown")
+
+
+def test_a_single_panel_is_not_as_wide_as_the_page(tmp_path, monkeypatch):
+    monkeypatch.setattr("reports.paper.DPI", 30)
+    one = build_condition(pd.DataFrame([row(1, 3.6)]), {}, tmp_path / "one").read_text("utf-8")
+    two = pd.DataFrame([row(1, 3.6), row(1, 3.6, problem="other")])
+    assert '<img class="single"' in one
+    assert '<img class="single"' not in build_condition(two, {}, tmp_path / "two").read_text("utf-8")
+
+
+@pytest.mark.parametrize(
+    ("pairs", "text"), [((50, 50), "50 pairs"), ((0, 0), "all draws"), ((0, 50), "50 pairs, or all draws")]
+)
+def test_page_says_what_the_noise_is_from(pairs, text, tmp_path, monkeypatch):
+    monkeypatch.setattr("reports.paper.DPI", 30)
+    rows = pd.DataFrame([row(1, 3.6, pairs=pairs[0]), row(4, 0.9, pairs=pairs[1])])
+    html = build_condition(rows, {}, tmp_path / "page").read_text("utf-8")
+    assert f"noise from {text} Tr(H)" in " ".join(Page(html).text.split())

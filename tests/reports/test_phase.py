@@ -8,7 +8,7 @@ import pytest
 from reports.phase import build_phase
 from reports.phase_figures import collapse_figure, phase_figure
 from reports.phase_rows import CONTRACTS, GROWS, NO_MEAN, OPEN, STABLE, classified, edges, over_seeds
-from reports.phase_verdicts import findings
+from reports.phase_verdicts import conclusions, findings
 from tests.reports.test_report import Page
 
 
@@ -173,3 +173,50 @@ def test_batches_of_tokens_are_called_so(tmp_path, monkeypatch):
     rows = pd.DataFrame(GRID).assign(unit="token", units_per_draw=4.0)
     html = build_phase(rows, {"experiment": {"title": "Phase"}}, tmp_path / "page").read_text("utf-8")
     assert "b* 8 tokens" in " ".join(Page(html).text.split())
+
+
+# b = 4 diverges from η(λ_max + λ) = 1.8 on, b = 16 from 4 on; 2/L_b is 1 there, and 2 here.
+AS_THEORY_SAYS = [
+    row(0.5), row(1.8, status="diverged"), row(4.0, status="diverged"),
+    *(row(fraction, batch=16, second_moment=2.0) for fraction in (0.5, 1.8, 2.0)),
+    row(4.0, batch=16, second_moment=2.0, status="diverged"),
+]  # fmt: skip
+
+
+def test_conclusion_where_what_diverges_is_what_theory_says():
+    (found,) = conclusions(pd.DataFrame(AS_THEORY_SAYS))
+    assert found.verdict == "holds"
+    # The cells at 1.8 and b = 4 (open to single paths) and at the mean's edge itself are not certain.
+    assert found.numbers == (
+        "Theory is certain of 5 of 7 cells of the grid and right in 5: 3 of 3 below 2/L_b stayed, 2 of 2 "
+        "beyond 2/(λ_max + λ) diverged. The step from which on most seeds diverge is 1.80 to 2 times 2/L_b."
+    )
+
+
+def test_conclusion_where_theory_is_wrong_or_nothing_tells():
+    wrong = pd.DataFrame([*AS_THEORY_SAYS[1:], row(0.5, status="diverged")])
+    (found,) = conclusions(wrong)
+    assert found.verdict == "fails"
+    assert "right in 4: 2 of 3 below 2/L_b stayed" in found.numbers
+    # A smaller batch that diverges first at a larger step than a larger one.
+    rows = pd.DataFrame(AS_THEORY_SAYS)
+    (found,) = conclusions(rows.assign(batch_size=rows["batch_size"].replace({4: 16, 16: 4})))
+    assert found.verdict == "fails"
+    (found,) = conclusions(pd.DataFrame([row(0.5), row(0.9, batch=16)]))
+    assert (found.verdict, found.numbers[-12:]) == (
+        "undecided",
+        "0 of 0 beyond 2/(λ_max + λ) diverged."[-12:],
+    )
+
+
+def test_figures_and_page_cope_with_what_is_unknown_of_a_network(tmp_path, monkeypatch):
+    monkeypatch.setattr("reports.paper.DPI", 30)
+    unknown = dict.fromkeys(("threshold", "bias", "noise", "noise_over_small_step_floor"), math.nan)
+    rows = pd.DataFrame(AS_THEORY_SAYS).assign(**unknown, unit="token", units_per_draw=4.0)
+    html = build_phase(rows, {"experiment": {"title": "Phase"}}, tmp_path / "page").read_text("utf-8")
+    assert "2/L_b ≤ η < 2/(λ_max + λ), η* unknown" in html.replace("&lt;", "<")
+    grid = over_seeds(classified(rows))
+    figure = phase_figure(grid)
+    assert figure.axes[0].get_xlabel() == "batch size b, tokens"
+    assert not any("exact" in text.get_text() for text in figure.legends[0].get_texts())
+    assert "The size of the error" not in findings(rows)

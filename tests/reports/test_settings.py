@@ -6,7 +6,7 @@ import pytest
 from reports.settings import build_settings
 from reports.settings_figure import settings_figure
 from reports.settings_rows import PUBLISHED, over_seeds
-from reports.settings_verdicts import findings
+from reports.settings_verdicts import conclusions, findings
 from tests.reports.test_report import Page
 
 NAN = float("nan")
@@ -153,7 +153,8 @@ def test_page_has_the_numbers(tmp_path, monkeypatch):
     assert "sharp finished 0.125 16 200 2 2.50 0.0300 met 0.0450 0.0350 75" in text
     assert "tiny 0.0400 0.0200 0.0300 0.4 % 1.7 % 20 % 5 0.800 holds" in text
     assert "Tr(H) 9.50 ± 0.50 C ≥ 1.20 ± 0.10 R 9 R/Tr(H) 0.947" in text
-    assert "Llama-1 7B 7B OpenWebText 5 0.0005 1,000 50 tokens 2.50" in text
+    assert "Llama-1 7B 7B, OpenWebText 5 – – – published 0.0005 1,000 50 tokens 2.50" in text
+    assert "tiny 0.1 1.90 9.50 ± 0.50 1.20 paper 0.500 45 5 2.25 sharp 0.125 200 16 2.50" in text
 
 
 def test_batches_of_tokens_are_called_so(tmp_path, monkeypatch):
@@ -167,3 +168,40 @@ def test_batches_of_tokens_are_called_so(tmp_path, monkeypatch):
     assert "The sharp rule uses mini-batches of 16 tokens" in told
     html = build_settings(rows, {"experiment": {"title": "Settings"}}, tmp_path / "page").read_text("utf-8")
     assert "of whole sequences h_i, each one draw" in html
+
+
+@pytest.mark.parametrize(
+    ("rows", "verdict"),
+    [
+        ([paper(), paper("other")], "holds"),
+        ([paper(), paper("other", error=0.3)], "partly"),
+        ([paper(error=0.3)], "partly"),  # nearer than x = 0, but not within the target
+        ([paper(error=1.2), paper("lost", status="diverged", error=NAN)], "fails"),
+        ([paper(error=NAN)], "undecided"),
+    ],
+)
+def test_conclusion_on_the_papers_rule(rows, verdict):
+    assert conclusions(pd.DataFrame([*rows, sharp()]))[0].verdict == verdict
+
+
+def test_conclusion_on_the_papers_rule_has_the_numbers():
+    rows = [paper(), paper("far", error=0.45), paper("lost", status="diverged", error=NAN)]
+    assert conclusions(pd.DataFrame(rows))[0].numbers == (
+        "Within 5 % of the solution on 1 of 3 problems, and nearer to it than x = 0 on 2, where it ends 4 % "
+        "to 45 % off."
+    )
+    assert conclusions(pd.DataFrame([paper(error=2.0)]))[0].numbers == (
+        "Within 5 % of the solution on none of 1 problems, and nearer to it than x = 0 on none."
+    )
+
+
+def test_conclusion_on_the_traces_batch():
+    rows = [paper(), paper("other", half_step_second_moment=1.5), paper("all", full_data=True)]
+    found = conclusions(pd.DataFrame(rows))[1]
+    assert (found.verdict, found.where) == ("partly", "Theorem 1 with C = 1")
+    assert found.numbers == (
+        "ηL_b/2 is at least 0.800 to 1.50, where stability in mean square is certain below 1: on 1 of 2 "
+        "problems."
+    )
+    assert conclusions(pd.DataFrame([paper(half_step_second_moment=NAN)]))[1].verdict == "undecided"
+    assert conclusions(pd.DataFrame([sharp()])) == []

@@ -10,7 +10,9 @@ import torch
 import problems
 import solvers
 from bench.experiments.phase import Phase
-from problems import Problem
+from bench.study import plan
+from problems import Problem, ground_truth
+from problems.specification import Specification, parse
 from tests.conftest import dense_problem, random_psd_examples
 
 
@@ -99,3 +101,73 @@ def test_what_theory_cannot_be_asked_is_said() -> None:
     )
     with pytest.raises(ValueError, match="no curvature of single examples"):
         Phase().prepare(hessian, quiet)
+
+
+def test_a_problem_too_large_for_a_dense_reference_has_one_by_cg(monkeypatch: pytest.MonkeyPatch) -> None:
+    study = Phase(batch_sizes=(4,), steps_per_octave=1, finest=0.5, max_steps=200)
+    problem = dense_problem(random_psd_examples(40, 8, 2), damping=0.5)
+    expected = rows_of(problem, study, 4)
+    monkeypatch.setattr(ground_truth, "LARGEST_DENSE", 5)
+    rows = rows_of(dense_problem(random_psd_examples(40, 8, 2), damping=0.5), study, 4)
+    assert [row["step_fraction"] for row in rows] == [0.5, 1, 2, 4]
+    for row, exact in zip(rows, expected, strict=True):
+        assert row["largest"] == pytest.approx(exact["largest"], rel=1e-2)
+        assert row["second_moment"] == pytest.approx(exact["second_moment"], rel=5e-2)
+        assert row["noise_constant"] == pytest.approx(exact["noise_constant"], rel=5e-2)
+        assert row["predicted_floor"] == pytest.approx(exact["predicted_floor"], rel=0.1)
+        assert row["start_error"] == pytest.approx(exact["start_error"], rel=5e-3)
+        if row["step_fraction"] <= 1:
+            for part in ("error", "bias", "noise"):
+                assert row[part] == pytest.approx(exact[part], rel=0.05, abs=5e-3)
+
+
+def test_without_a_reference_it_says_what_to_change(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ground_truth, "LARGEST_DENSE", 5)
+    problem = dense_problem(random_psd_examples(40, 8, 2), damping=1e-4)
+    with pytest.raises(ValueError, match="raise reference_work or damping"):
+        Phase(reference_work=1e-3).prepare(problem, quiet)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "quadratic:dimension=32,damping=0.05",
+        "image_classifier:width=2,training_size=200,epochs=5,damping=1",
+    ],
+)
+def test_the_work_that_is_expected_is_taken_but_for_a_factor_of_two(name: str) -> None:
+    asked = parse(name)
+    problem = problems.load(asked.name, **asked.settings)
+    study = Phase(batch_sizes=(4, 16), steps_per_octave=1, finest=0.25, max_steps=200)
+    expected = study.expected_work(problem)
+    before = problem.operator.work.total
+    prepared = study.prepare(problem, quiet)
+    for piece in study.pieces():
+        study.measure(problem, prepared, piece, 0, quiet)
+    assert expected / 2 <= problem.operator.work.total - before <= 2 * expected
+
+
+@pytest.mark.parametrize("scale", ["small", "paper"])
+def test_scales_are_well_formed(scale: str) -> None:
+    found = plan(Specification("phase", {}), scale=scale)
+    assert isinstance(found.study, Phase)
+    assert found.study.step_fractions == [0.25, 0.5, 1, 2, 4]
+    assert len(found.cells) == len(found.families) * len(found.study.batch_sizes)
+    if scale == "paper":
+        assert all(family.damping == 5 for family in found.families.values())
+
+
+@pytest.mark.parametrize(
+    ("settings", "word"),
+    [
+        ({"batch_sizes": ()}, "batch_sizes"),
+        ({"finest": 0.3}, "power of 1/2"),
+        ({"finest": 2.0}, "finest"),
+        ({"time": 0.0}, "time"),
+        ({"reference_work": 0.0}, "reference_work"),
+        ({"tokens_per_example": 0}, "tokens_per_example"),
+    ],
+)
+def test_settings_that_make_no_sense_are_named(settings: dict, word: str) -> None:
+    with pytest.raises(ValueError, match=word):
+        Phase(**settings)

@@ -64,6 +64,22 @@ def test_both_sides_of_the_condition_count_tokens(problem: Problem, matrix: torc
         assert row["sequence_worth"] > 0
 
 
+def test_whole_sequences_are_all_looked_at_and_parts_by_pairs(problem: Problem, matrix: torch.Tensor) -> None:
+    """Sizes are five tokens for each of 1 and 2; 3 of 5 tokens are a part."""
+    sequences = whole_sequences(False)
+    exact = float(((sequences @ sequences).mean(dim=0) - matrix @ matrix).trace())
+    study = Condition(batch_sizes=(1, 2), pairs=3, budget=60.0, products=12, tokens_per_example=5)
+    prepared = study.prepare(problem, quiet)
+    for piece, draws in zip(study.pieces(), (1, 2), strict=True):
+        (row,) = study.measure(problem, prepared, piece, 0, quiet)
+        assert (row["batch_size"], row["pairs"]) == (5 * draws, 0)
+        assert abs(row["noise"] - exact / draws) <= 5 * row["noise_error"] + 1e-9
+        assert row["noise_error"] < 0.3 * row["noise"]
+    study = Condition(batch_sizes=(1,), pairs=3, budget=60.0, products=12, tokens_per_example=3)
+    (row,) = study.measure(problem, study.prepare(problem, quiet), {"batch_size": 1}, 0, quiet)
+    assert (row["batch_size"], row["pairs"]) == (3, 3)
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_c_of_tokens_bounds_the_noise_however_alike_tokens_are(seed: int) -> None:
     """All tokens of a sequence the same rank-one matrix: the noise is N times that of independent ones."""
