@@ -391,7 +391,9 @@ def _settings_text(row: dict[str, Any]) -> str:
     if "solvers" in row:
         return f"{len(row['problems'])} problems × {len(set(row['solvers']))} solvers"
     settings = ", ".join(f"{name}={value}" for name, value in row["settings"].items())
-    return f"study of {len(row['problems'])} problems: {settings}" if "problems" in row else settings
+    if "problems" not in row:
+        return settings
+    return f"study of {len(row['problems'])} problems ({', '.join(row['scales'])}): {settings}"
 
 
 def _explain_failures(failed: pd.DataFrame, column: str, plugins: list[str]) -> None:

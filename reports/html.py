@@ -17,13 +17,15 @@ def template(name: str) -> Template:
     """A template of the folder `templates`."""
     templates = Environment(
         loader=FileSystemLoader(Path(__file__).parent / "templates"),
-        autoescape=True,  # labels and reasons are whatever a solver's author wrote
+        # Labels and reasons are whatever a solver's author wrote; Markdown is read as it stands.
+        autoescape=lambda name: not (name or "").endswith(".md.j2"),
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
     templates.filters["unbroken"] = _unbroken
     templates.filters["breakable"] = _breakable
+    templates.filters["cell"] = _cell
     return templates.get_template(name)
 
 
@@ -98,3 +100,8 @@ def _unbroken(text: str) -> str:
 def _breakable(label: str) -> Markup:
     """Lets a narrow column break a solver's or a problem's label between its settings, not within a word."""
     return Markup(re.sub(r"([(,=])", r"\1<wbr>", str(escape(label))))
+
+
+def _cell(text: str) -> str:
+    """In a table of Markdown, where a bar would begin the next cell."""
+    return text.replace("|", r"\|")

@@ -54,21 +54,19 @@ def publish(report: Path, run: dict[str, Any], gallery: Path) -> Path:
 
 
 def build_gallery(gallery: Path) -> Path:
-    """Write index.html of a folder whose folders are published runs; the path of it."""
+    """Write index.html and README.md of a folder whose folders are published runs; the path of the first."""
     entries = [_entry(path.parent) for path in sorted(gallery.glob(f"*/{ORIGIN}"))]
-    html = template("gallery.html.j2").render(
-        title="Gallery of experiments",
-        entries=entries,
-        conclusions=[
-            {"page": entry["page"], "title": entry["title"], "each": each}
-            for entry in entries
-            for each in entry["conclusions"]
-        ],
-        environment=[],
-    )
-    index = gallery / "index.html"
-    index.write_text(html, encoding="utf-8")
-    return index
+    conclusions = [
+        {"page": entry["page"], "title": entry["title"], "each": each}
+        for entry in entries
+        for each in entry["conclusions"]
+    ]
+    for name, source in (("README.md", "gallery.md.j2"), ("index.html", "gallery.html.j2")):
+        text = template(source).render(
+            title="Gallery of experiments", entries=entries, conclusions=conclusions, environment=[]
+        )
+        (gallery / name).write_text(text, encoding="utf-8")
+    return gallery / "index.html"
 
 
 def small_png(path: Path) -> bytes:

@@ -28,7 +28,7 @@ RUN = {
     "versions": {"ihvp-bench": "0.1", "torch": "2.9"},
     "git": {"revision": "0123456789abcdef"},
 }
-CLAIM = Conclusion("Counting works", "Figure 9", "partly", "3 of 4 <counted>")
+CLAIM = Conclusion("Counting works", "Figure 9", "partly", "3 of 4 <counted>, ‖x||")
 
 
 def noise(path: Path, side: int) -> None:
@@ -67,6 +67,10 @@ def test_page_figures_tables_and_origin_are_published(report: Path, tmp_path: Pa
     ):  # fmt: skip
         assert told in text, told
     assert 'src="counting/counting.png"' in html
+    markdown = (gallery / "README.md").read_text(encoding="utf-8")
+    assert "| Counting works (Figure 9) | **partly** | 3 of 4 <counted>, ‖x\\|\\| |" in markdown
+    assert "![How many?](counting/counting.png)" in markdown
+    assert "**Sum.** it is 3: all of it." in markdown
     assert 'href="counting/index.html"' in html
 
 
