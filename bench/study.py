@@ -60,6 +60,13 @@ class Study(ABC):
         """What each problem's work is cut into; a piece's entries are columns of its rows."""
         return ({},)
 
+    def ask(self, family: ProblemFamily) -> ProblemFamily:
+        """What this study asks of the problems `family`, say right-hand sides of its own; by default as is.
+
+        ValueError where it can ask nothing of them.
+        """
+        return family
+
     def prepare(self, problem: Problem, on_progress: OnProgress) -> Any:
         """What all cells of a problem share, computed once before the first of them."""
         return None
@@ -170,7 +177,7 @@ def plan(
         }
     )
     check_device(request.device)
-    families = find_families(request.problems)
+    families = {label: study.ask(family) for label, family in find_families(request.problems).items()}
     keys = [(label, seed, piece) for label in families for seed in request.seeds for piece in study.pieces()]
     return StudyPlan(
         request, study, families, tuple(StudyCell(index, *key) for index, key in enumerate(keys))

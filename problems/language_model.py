@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
 
+from problems.data import facts as bundled
 from problems.exhibits import Exhibit, Exhibits
 from problems.footprint import Footprint, footprint_of
 from problems.models import causal_lm, causal_lm_trained
@@ -42,6 +43,8 @@ CONTEXT = 128
 QUERIES = 4
 # Held-out sequences by which a model that was not trained here is judged.
 EVALUATED = 16
+# The fact that says how many of the queries are longer than the context and were cut.
+CUT = "queries cut at the context"
 
 
 @dataclass(frozen=True)
@@ -52,8 +55,9 @@ class LanguageModel(ProblemFamily):
     "opt-125m", "opt-1.3b" or any other of the Hugging Face hub ("owner/name"), "smollm2-135m", a folder that
     `save_pretrained` wrote, or a GGUF file. With `weights` "random" it is the architecture alone, for speed
     and memory. `data` is "sotu", "imdb", "descriptions" or a text file: H is the mean over the tokens of
-    `training_size` sequences of at most `context`. `queries` is a file with one sentence per line; without,
-    `num_queries` are sentences of the documents held out, by default four. `parameters` are H's, as
+    `training_size` sequences of at most `context`. `queries` is a file with one sentence per line, or
+    "facts", ten sentences each with a paraphrase, which are cut at the context; without, `num_queries` are
+    sentences of the documents held out, by default four. `parameters` are H's, as
     `from_model` takes them: by default all but embeddings, head and normalisation, as in Klochkov & Liu
     (2024). `damping` is a tenth of λ_max for opt-small, a seventh for opt-tiny. `epochs` is for those two.
     """
@@ -162,14 +166,19 @@ class LanguageModel(ProblemFamily):
         training = take(
             sequences, self.training_size, "training_size", f"the training part of {self._source}"
         )
-        return (
-            model,
-            batch(training, model.padding),
-            batch(self._asked(text.test, model, context), model.padding),
-        )
+        asked = self._asked(text.test, model, context)
+        if self.queries == bundled.NAME:
+            # Whatever the tokenizer makes of them, they are there for every model.
+            too_long = float(sum(len(each) > context for each in asked))
+            model = replace(model, facts={**model.facts, CUT: too_long})
+            asked = [each[:context] for each in asked]
+        return model, batch(training, model.padding), batch(asked, model.padding)
 
     def _asked(self, held_out: Sequence[str], model: CausalLM, context: int) -> list[Tokens]:
-        """The tokens of the queries: the user's own, or sentences of the documents held out."""
+        """The tokens of the queries: the user's own, or sentences of the documents held out.
+
+        Of the facts whole, however long; the others no longer than the context.
+        """
         if self.queries is None:
             found = in_turn(held_out, lambda document: _sentences(document, model, context))
             return take(
@@ -177,6 +186,8 @@ class LanguageModel(ProblemFamily):
             )
         lines = self._check_queries(self.queries)
         asked = [model.tokens_of(line) for line in lines[: self.num_queries]]
+        if self.queries == bundled.NAME:
+            return asked
         for line, tokens in zip(lines, asked, strict=False):
             if not 2 <= len(tokens) <= context:
                 raise ValueError(

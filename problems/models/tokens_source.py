@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 from problems import data
+from problems.data import facts
 from problems.data.text import Text
 from problems.validation import unknown
 
@@ -57,7 +58,9 @@ def paragraphs(document: str) -> list[str]:
 
 
 def read_sentences(name: str) -> list[str]:
-    """The lines of a UTF-8 file that are not empty; ValueError where there are none."""
+    """The lines of a UTF-8 file that are not empty, or the "facts"; ValueError where there are none."""
+    if name == facts.NAME:
+        return facts.sentences()
     path = Path(name).expanduser()
     found = [line.strip() for line in _read(path).splitlines() if line.strip()]
     if not found:
