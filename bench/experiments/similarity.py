@@ -1,0 +1,204 @@
+"""What makes two sentences alike: products of their gradients, with and without the inverse Hessian."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+import solvers
+from bench.study import OnProgress, Piece, Row, Scale, Study
+from problems import Problem, ProblemFamily
+from problems.data import facts
+from problems.language_model import CUT, LanguageModel
+from problems.models.tokens_source import read_sentences
+from problems.specification import parse
+from reports.similarity import build_similarity
+from solvers import Record, Solution, Solver
+from solvers.lissa import LiSSA
+from solvers.solution import worst
+
+NAN = float("nan")
+# A standard error of pairs takes a few of them.
+FEWEST_PAIRS = 3
+# Rows of which products are taken at once, in float64.
+CHUNK = 2**18
+# What a solver that chooses its steps takes, as far as that can be told before: its pilot in gradient
+# equivalents, and products with all columns, the two that judge the answer included.
+PILOT_WORK = 20.0
+PRODUCTS = 7
+JUDGING = 2
+
+
+@dataclass(frozen=True)
+class Similarity(Study):
+    """gᵢᵀ(H + λ)⁻¹gⱼ against gᵢᵀgⱼ over sentences and a paraphrase of each (Klochkov & Liu 2024, Figure 3).
+
+    gᵢ is the gradient of a sentence's mean loss. `sentences` are "facts", ten and their paraphrases, or a
+    file in which each line is followed by its paraphrase; all of it is asked about, whatever a problem's
+    num_queries. `solver` gives X ≈ (H + λ)⁻¹G of all columns together, and with R = G − (H + λ)X the
+    influences are S = XᵀG + RᵀX: their error is Rᵀ(H + λ)⁻¹R, of second order, and at most ‖rᵢ‖‖rⱼ‖/λ where
+    H ⪰ 0. Memory: G, X and R beside what the solver takes; 20 float32 columns of p parameters are 80 p bytes.
+    """
+
+    title: ClassVar[str] = "What makes two sentences alike?"
+    description: ClassVar[str] = (
+        "Similarity of sentences by their gradients, gᵢᵀgⱼ, and by influence, gᵢᵀ(H + λ)⁻¹gⱼ, over sentences "
+        "and a paraphrase of each: does the inverse suppress what all gradients share?"
+    )
+    scales: ClassVar[Mapping[str, Scale]] = {
+        "quick": Scale(("language_model",)),
+        "small": Scale(("opt-small", "smollm2-135m"), dtype="float32"),
+        # Of OPT-1.3B the linear maps of one layer of 24: 20 gradients of them all are 97 GB, and a solver
+        # holds several such blocks.
+        "paper": Scale(
+            (
+                r"opt-1.3b:parameters=layers\.12\.(self_attn\.|fc),context=512,training_size=64,damping=5",
+                "smollm2-135m:parameters=no_embeddings_no_norms,context=512,training_size=64",
+            ),
+            dtype="float32",
+            parameters={"solver": "lissa:step_size=0.003,num_steps=1000,batch_size=2048"},
+        ),
+    }
+
+    sentences: str = facts.NAME
+    solver: str = "auto:target=0.1"
+
+    def __post_init__(self) -> None:
+        _solver(self.solver)
+
+    def ask(self, family: ProblemFamily) -> ProblemFamily:
+        if not isinstance(family, LanguageModel):
+            raise ValueError(
+                f"{family} takes no sentences; similarity needs a language model: take language_model, "
+                "opt-small or smollm2-135m"
+            )
+        if family.queries is not None:
+            raise ValueError(
+                f"queries is {family.queries!r}; leave it out, and give the file to the study: "
+                f"similarity:sentences={family.queries}"
+            )
+        count = len(read_sentences(self.sentences))
+        if count % 2 or count < 2 * FEWEST_PAIRS:
+            raise ValueError(
+                f"sentences is {self.sentences}, which has {count} lines; write each sentence followed by "
+                f"its paraphrase, at least {FEWEST_PAIRS} pairs"
+            )
+        return replace(family, queries=self.sentences, num_queries=None)
+
+    def measure(
+        self, problem: Problem, prepared: None, piece: Piece, seed: int, on_progress: OnProgress
+    ) -> Sequence[Row]:
+        def show(record: Record) -> None:
+            on_progress(f"step {record.step}", 0)
+
+        on_progress("solving", 0)
+        work = problem.operator.work
+        before = work.passes
+        solver = _solver(self.solver)
+        solution = solvers.solve(problem, solver, seed=seed, compare=False, on_record=show)
+        b = problem.columns()
+        gradient = products(b, b)
+        influence, bound = torch.full_like(gradient, NAN), torch.full_like(gradient, NAN)
+        known: Row = {
+            "method": _called(solver, solution),
+            "status": str(solution.status),
+            "reason": solution.reason,
+            "steps": solution.steps,
+            "residual": _number(worst(solution.residual)),
+            "asymmetry": NAN,
+            "correction": NAN,
+            "cut": float(problem.facts.get(CUT, 0.0)),
+        }
+        if solution.usable:
+            assert solution.x is not None
+            plain = products(solution.x, b)
+            influence, bound = corrected(problem, solution.x, b, plain)
+            known["asymmetry"] = float((plain - plain.T).norm() / plain.norm())
+            known["correction"] = float((influence - plain).norm() / influence.norm())
+        known["work"] = work.equivalents(work.passes - before)
+        known["seconds"] = solution.setup_seconds + solution.solve_seconds
+        # Sentences first, then their paraphrases in the same order.
+        order = [*range(0, problem.num_columns, 2), *range(1, problem.num_columns, 2)]
+        shown = problem.exhibits
+        return [
+            {
+                "first": first,
+                "second": second,
+                "text": shown.query(i).text if shown else "",
+                "gradient": float(gradient[i, j]),
+                "influence": float(influence[i, j]),
+                "influence_bound": float(bound[i, j]),
+                **known,
+            }
+            for first, i in enumerate(order)
+            for second, j in enumerate(order)
+            if first <= second
+        ]
+
+    def expected_work(self, problem: Problem) -> float:
+        solver = _solver(self.solver)
+        product = (1 + 4 * problem.num_columns) / 3
+        if isinstance(solver, LiSSA) and "auto" not in (
+            solver.step_size,
+            solver.num_steps,
+            solver.batch_size,
+        ):
+            assert solver.num_steps != "auto"
+            return product * (solver.num_steps * _share(problem, solver) + JUDGING)
+        return PILOT_WORK + product * PRODUCTS
+
+    def report(self, rows: pd.DataFrame, run: dict[str, Any], directory: Path) -> Path:
+        return build_similarity(rows, run, directory)
+
+
+def products(a: Tensor, b: Tensor) -> Tensor:
+    """AᵀB of A (p, j) and B (p, k) in float64, shape (j, k), on the CPU."""
+    total = torch.zeros(a.shape[1], b.shape[1], dtype=torch.float64, device=a.device)
+    for some, others in zip(a.split(CHUNK), b.split(CHUNK), strict=True):
+        total += some.double().T @ others.double()
+    return total.cpu()
+
+
+def corrected(problem: Problem, x: Tensor, b: Tensor, plain: Tensor) -> tuple[Tensor, Tensor]:
+    """S = XᵀB + RᵀX, symmetric, and how far its entries may be off, both (k, k); `plain` is XᵀB.
+
+    With X = X* + E it is BᵀX* − Eᵀ(H + λ)E. The bound is NaN where H may be indefinite.
+    """
+    residual = problem.operator @ x
+    residual.add_(x, alpha=problem.damping).neg_().add_(b)
+    found = plain + products(residual, x)
+    lengths = torch.linalg.vector_norm(residual, dim=0).double().cpu()
+    bound = lengths[:, None] * lengths / problem.damping
+    return (found + found.T) / 2, bound if problem.operator.is_psd else torch.full_like(bound, NAN)
+
+
+def _called(solver: Solver, solution: Solution) -> str:
+    """The solver, and the one that it chose."""
+    chosen = solution.diagnostics.get("chosen")
+    return f"{solver}: {chosen}" if chosen else str(solver)
+
+
+def _share(problem: Problem, solver: LiSSA) -> float:
+    """The sequences of a mini-batch over all."""
+    if solver.batch_size == "full":
+        return 1.0
+    assert isinstance(solver.batch_size, int)
+    draws = math.ceil(solver.batch_size * problem.operator.num_draws / problem.operator.num_examples)
+    return draws / problem.operator.num_draws
+
+
+def _solver(text: str) -> Solver:
+    """The solver that the specification `text` names."""
+    asked = parse(text)
+    return solvers.load(asked.name, **asked.settings)
+
+
+def _number(value: float | None) -> float:
+    return NAN if value is None else value
