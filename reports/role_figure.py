@@ -21,8 +21,6 @@ from reports.rows import in_order
 
 # Rows of pictures, of one problem and of all: more would make the figure too large to look at.
 MOST_QUERIES, MOST_ROWS = 4, 6
-# Shades of each colour in the figure, which the eye hardly tells from all 256: the file has half the size.
-SHADES = 16
 # Inches of a picture with its margin.
 CELL = 0.66
 FRAMES = "green frame: the query's class; numbers: scores"
@@ -132,8 +130,7 @@ def _picture(figure: Figure, place: SubplotSpec, shown: Shown, label: str, wante
     """A picture above its label; a green frame where it has the query's class, `wanted`."""
     ax = figure.add_subplot(place)
     pixels = matplotlib.image.imread(io.BytesIO(base64.b64decode(shown.picture)), format="png")
-    pixels = (pixels[..., :3] if pixels.ndim == 3 else pixels) * (SHADES - 1)
-    ax.imshow(pixels.round() / (SHADES - 1), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+    ax.imshow(pixels, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
     ax.set_xticks([])
     ax.set_yticks([])
     ax.grid(visible=False)

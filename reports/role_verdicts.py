@@ -63,7 +63,11 @@ def conclusions(rows: pd.DataFrame) -> list[Conclusion]:
             WHERE,
             together(_idle(row) for _, row in largest.iterrows()),
             _each(
-                largest, lambda row: f"rank correlation {_correlation(row['rank_correlation'])} at {_at(row)}"
+                largest,
+                lambda row: (
+                    f"rank correlation {_correlation(row['rank_correlation'])} at {_at(row)}"
+                    + (", which is not large" if row["share"] < 1 else "")
+                ),
             ),
         ),
     ]

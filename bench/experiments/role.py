@@ -65,7 +65,7 @@ class Role(Study):
         "quick": Scale(("image_classifier:damping=0.1,num_queries=8", "language_model")),
         "small": Scale(
             (
-                "resnet18:num_queries=4",
+                "resnet18:num_queries=3",
                 "resnet18:width=8,data=fashion_mnist,num_queries=6",
                 "opt-small:num_queries=3",
             ),
@@ -73,8 +73,8 @@ class Role(Study):
         ),
         "paper": Scale(
             (
-                "resnet18:width=64,curvature_size=50000,num_queries=8",
-                "resnet50:width=64,data=cifar10,curvature_size=50000,num_queries=8",
+                "resnet18:width=64,curvature_size=50000,num_queries=4",
+                "resnet50:width=64,data=cifar10,curvature_size=50000,num_queries=4",
                 "opt-1.3b:damping=5,training_size=256",
             ),
             dtype="float32",
