@@ -1,5 +1,6 @@
 """build_similarity(): the page on what makes sentences alike, whole or not at all."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,12 @@ def _context(rows: pd.DataFrame) -> dict[str, Any]:
 
 
 def _problem(found: Similarities) -> dict[str, Any]:
-    shown: dict[str, Any] = {"name": found.problem, "facts": _facts(found), "solved": found.solved}
+    shown: dict[str, Any] = {
+        "name": found.problem,
+        "facts": _facts(found),
+        "what": _what(found.row),
+        "solved": found.solved,
+    }
     if not found.solved:
         return shown
     gradient, influence = cosines(found.gradient), cosines(found.influence)
@@ -64,6 +70,20 @@ def _problem(found: Similarities) -> dict[str, Any]:
         ],
         "sentences": _sentences(found, gradient, influence),
     }
+
+
+def _what(row: pd.Series) -> str:
+    """Model, data and parameters of H, for a caption."""
+    told, asked = (json.loads(row.get(name) or "{}") for name in ("facts", "problem_parameters"))
+    sequences, selected = asked.get("training_size"), asked.get("parameters")
+    parts = [
+        str(told.get("model", "")),
+        f"H of {count(row['num_examples'])} tokens"
+        + (f", {sequences} sequences of {told['data']}" if sequences and "data" in told else ""),
+        f"p = {count(row['dimension'])}" + (f" ({selected})" if selected else ""),
+        f"λ = {setting(row['damping'])}",
+    ]
+    return ", ".join(part for part in parts if part)
 
 
 def _facts(found: Similarities) -> list[tuple[str, str, str]]:

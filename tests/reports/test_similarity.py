@@ -281,12 +281,19 @@ def test_figures_have_one_row_of_maps_for_each_problem_that_was_solved():
 
 def test_page_has_the_numbers(tmp_path, monkeypatch):
     monkeypatch.setattr("reports.paper.DPI", 30)
-    rows = rows_of(alike(0.5, 0.7, 0.02), alike(0.1, 0.6, 0.01))
+    known = {
+        "facts": '{"model": "tiny (OPT)", "data": "songs"}',
+        "problem_parameters": '{"training_size": 3, "parameters": "fc1"}',
+    }
+    rows = rows_of(alike(0.5, 0.7, 0.02), alike(0.1, 0.6, 0.01), **known)
     page = build_similarity(
         rows, {"experiment": {"title": "Similarity", "scale": "quick"}}, tmp_path / "page"
     )
     text = " ".join(Page(page.read_text("utf-8")).text.split())
     assert "solver auto: cg status converged steps 3" in text
     assert "1 words 0 1′ words 4" in text
-    assert "Scale “quick”; tiny: p = 50, λ = 0.1" in text
+    assert (
+        "Scale “quick”; tiny: tiny (OPT), H of 90 tokens, 3 sequences of songs, p = 50 (fc1), λ = 0.1."
+        in text
+    )
     assert "a sentence and its paraphrase 0.700" in text
