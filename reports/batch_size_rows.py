@@ -58,16 +58,17 @@ def fixed(rows: pd.DataFrame) -> pd.DataFrame:
 def over_trials(rows: pd.DataFrame) -> pd.DataFrame:
     """One row per problem × batch size, of the ends of its `num_trials` runs over all seeds.
 
-    `verdict` is "diverges" where half of them or more did; else "converges" or "stalls", by whether the
-    median correlation, a diverged run's counted as −1, reaches `converged_from`. `correlation` is the median,
-    `low` and `high` the range of those that did not diverge, `correlation_error` the mean's standard error;
-    `error` their root mean square. `stable` is ηL_b/2 < 1, `enough` b ≥ b*, `agrees` whether what theory
-    calls stable converged and nothing else did.
+    A run's `correlation` and `error` are the medians over the steps recorded in its last half: noise moves a
+    single one about. `verdict` is "diverges" where half of the runs or more did; else "converges" or
+    "stalls", by whether the median correlation, a diverged run's counted as −1, reaches `converged_from`.
+    `correlation` is then the median, `low` and `high` the range of those that did not diverge,
+    `correlation_error` the mean's standard error; `error` their root mean square. `stable` is ηL_b/2 < 1,
+    `enough` b ≥ b*, `agrees` whether what theory calls stable converged and nothing else did.
     """
     found = []
     own_rows = fixed(rows)
     for (problem, batch), group in own_rows.groupby(["problem", "batch_size"], sort=False):
-        ends = group.sort_values("step").groupby(_RUN, sort=False).tail(1)
+        ends = pd.DataFrame([_end(run) for _, run in group.groupby(_RUN, sort=False)])
         row = ends.iloc[0].copy()
         gone = ends["diverged"] == 1
         kept = ends[~gone]
@@ -95,6 +96,14 @@ def over_trials(rows: pd.DataFrame) -> pd.DataFrame:
         key=lambda values: values.map(order) if values.name == "problem" else values,
         ignore_index=True,
     )
+
+
+def _end(run: pd.DataFrame) -> pd.Series:
+    """The last row of a run, with correlation and error of its last half."""
+    end = run.loc[run["step"].idxmax()].copy()
+    late = run[run["step"] > end["step"] / 2]
+    end["correlation"], end["error"] = late["correlation"].median(), late["error"].median()
+    return end
 
 
 def over_steps(rows: pd.DataFrame) -> pd.DataFrame:

@@ -64,6 +64,16 @@ def test_a_batch_is_judged_by_its_median_trial():
     assert (row["epochs"], row["work"]) == (8, 16)
 
 
+def test_one_step_that_noise_moves_does_not_decide():
+    steps = [(1, 0.2, 0.9), (50, 0.3, 0.8), (60, 0.97, 0.1), (80, 0.98, 0.2), (100, 0.6, 0.4)]
+    rows = frame(
+        [trial(8, at, error=error)[1] | {"step": step} for step, at, error in steps],
+    )
+    (row,) = over_trials(rows).to_dict("records")
+    # Of steps 60, 80 and 100, the last half.
+    assert (row["correlation"], row["error"], row["verdict"]) == (0.97, 0.2, "converges")
+
+
 @pytest.mark.parametrize(
     ("runs", "verdict"),
     [
