@@ -50,8 +50,9 @@ def _facts(own: pd.DataFrame) -> list[tuple[str, str, str]]:
         ("C ≥", plus_minus(row["constant"], row["constant_error"]), unequal),
         (
             "R/Tr(H)",
-            number(row["noise_constant"] / row["trace"]),
-            "R the least with E h² ⪯ R (H + λ)" + (", h one sequence" if tokens else ""),
+            number(row["units_per_draw"] * row["noise_constant"] / row["trace"]),
+            f"{'tokens of a sequence · ' if tokens else ''}R/Tr(H), R the least with E h² ⪯ R (H + λ)"
+            + (", h one sequence" if tokens else ""),
         ),
         (
             "C from R ≥",

@@ -56,11 +56,16 @@ def _unseen(sides: pd.DataFrame) -> Conclusion:
     known = first[first["constant"].notna()]
     numbers = "The curvature of single examples is unknown here, so C was not measured."
     if len(known):
+        told = "; ".join(
+            f"{row['problem']} {number(row['constant'])}, "
+            f"{number(row['units_per_draw'] * row['noise_constant'] / row['trace'])} and "
+            f"{number(row['needed'])}"
+            for _, row in known.iterrows()
+        )
         numbers = (
-            f"C measured is {_range(known['constant'])}, R/Tr(H) is "
-            f"{_range(known['noise_constant'] / known['trace'])}, and the matrices ask for C ≥ "
-            f"{_range(known['needed'])}: for more than 1 on {hidden or 'none'} of {len(first)} problems "
-            f"where the traces allow C = 1 at every b, and on {seen or 'none'} where they do not."
+            f"C measured, R/Tr(H), and the C that the matrices ask for, all lower bounds: {told}. More than "
+            f"1 is asked for on {hidden or 'none'} of {len(first)} problems where the traces allow C = 1 at "
+            f"every b, and on {seen or 'none'} where they do not."
         )
     return Conclusion(
         "The trace condition cannot see heterogeneity: how unequal examples are.",

@@ -22,6 +22,8 @@ def _context(rows: pd.DataFrame) -> dict[str, Any]:
     solves = classified(rows)
     names = in_order(solves["problem"])
     return {
+        # One panel alone would be as wide as the page.
+        "single": len(names) == 1,
         "confusion": [_confusion("all problems", solves)] * (len(names) > 1)
         + [_confusion(problem, solves[solves["problem"] == problem]) for problem in names],
         "problems": [

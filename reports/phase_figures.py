@@ -40,7 +40,9 @@ _CEILING = 30.0
 def phase_figure(grid: pd.DataFrame) -> Figure:
     """Heat maps of the error, root mean square over seeds, one panel per problem."""
     problems = in_order(grid["problem"])
-    figure = Figure(figsize=(1.3 + 3.6 * len(problems), 4.9), layout="constrained")
+    # One panel alone needs the room of its legend.
+    size = (6.4, 5.6) if len(problems) == 1 else (1.3 + 3.6 * len(problems), 4.9)
+    figure = Figure(figsize=size, layout="constrained")
     axes = figure.subplots(1, len(problems), squeeze=False, sharey=True)[0]
     finite = grid["error"][np.isfinite(grid["error"]) & (grid["error"] > 0)]
     low = min(float(finite.min()) if len(finite) else 0.1, _LARGEST_SHOWN / 10)
@@ -68,9 +70,10 @@ def phase_figure(grid: pd.DataFrame) -> Figure:
     ]
     if grid["threshold"].isna().all():
         entries.pop(2)
+    columns = len(entries) if len(problems) > 2 else len(problems) + 1
     figure.legend(
         [Line2D([], [], **look) for look, _ in entries], [label for _, label in entries],
-        loc="outside lower center", ncols=len(entries) if len(problems) > 2 else 3, frameon=False,
+        loc="outside lower center", ncols=columns, frameon=False,
         handlelength=2.2, columnspacing=1.4,
     )  # fmt: skip
     return figure
@@ -145,11 +148,15 @@ def _collapse(ax: Axes, grid: pd.DataFrame, looks: dict[str, Style]) -> None:
     values = values[np.isfinite(values) & (values > 0)]
     y_scale = scale_for(np.append(values.to_numpy(), 1.0), ceiling=_CEILING)
     apply_scale(ax, "y", y_scale)
-    apply_scale(ax, "x", scale_for(grid["half_step"].to_numpy()))
+    x_scale = scale_for(grid["half_step"].to_numpy())
+    apply_scale(ax, "x", x_scale)
     inside = np.linspace(0, 1, 400)[1:-1]
     inside = np.concatenate([np.geomspace(grid["half_step"].min() / 2, inside[0], 50), inside])
     ax.plot(inside, 1 / np.sqrt(1 - inside), color="black", linewidth=1.6, zorder=4)
-    ax.annotate("theory's bound", (inside[30], 1), (0, 5), textcoords="offset points", fontsize=9)
+    # Outside of the axes it would squeeze them.
+    where = min(max(float(inside[30]), x_scale.low * 1.1), 0.9)
+    beside = (where, 1 / np.sqrt(1 - where))
+    ax.annotate("theory's bound", beside, (0, 7), textcoords="offset points", fontsize=9)
     ax.axvline(1, color="black", linewidth=1.1, linestyle=(0, (4, 3)), zorder=1)
     for problem, look in looks.items():
         own = grid[grid["problem"] == problem]
@@ -183,8 +190,10 @@ def _points(ax: Axes, x: pd.Series, y: pd.Series, high: float, look: Style, join
     ax.plot(x[inside], y[inside], color=look.colour, marker=look.marker, markersize=5.5, linestyle="none",
             markeredgecolor="white", markeredgewidth=0.6, zorder=3)  # fmt: skip
     beyond = y > high
-    ax.plot(x[beyond], np.full(int(beyond.sum()), high), color=look.colour, marker=6, markersize=6,
-            linestyle="none", clip_on=False, zorder=3)  # fmt: skip
+    # Of no points at all an unclipped line takes room at the figure's corner.
+    if beyond.any():
+        ax.plot(x[beyond], np.full(int(beyond.sum()), high), color=look.colour, marker=6, markersize=6,
+                linestyle="none", clip_on=False, zorder=3)  # fmt: skip
 
 
 def _borders(centres: np.ndarray) -> np.ndarray:

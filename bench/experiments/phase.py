@@ -87,10 +87,10 @@ class Phase(Study):
             ),
             dtype="float32",
             parameters={
-                "batch_sizes": (4, 16, 64, 256),
-                "tokens_per_example": 16,
+                "batch_sizes": (1, 4, 16, 64),
+                "tokens_per_example": 32,
                 "steps_per_octave": 1,
-                "finest": 0.25,
+                "finest": 0.125,
                 "max_steps": 400,
             },
         ),
@@ -103,9 +103,9 @@ class Phase(Study):
             dtype="float32",
             parameters={
                 "batch_sizes": (1, 4, 16, 64, 256),
-                "tokens_per_example": 16,
+                "tokens_per_example": 32,
                 "steps_per_octave": 1,
-                "finest": 0.25,
+                "finest": 0.125,
             },
         ),
     }

@@ -121,13 +121,13 @@ def test_tokens_are_called_so(tmp_path, monkeypatch):
     assert told.endswith("By its noise a sequence of 5 tokens is worth 2.50 ± 0.25 independent ones.")
     html = build_condition(rows, {"experiment": {"title": "Condition"}}, tmp_path / "page").read_text("utf-8")
     text = " ".join(Page(html).text.split())
-    assert "C ≥ 20 R/Tr(H) 1.67 C from R ≥ 5 tokens/sequence 5 of them independent 2.50 ± 0.25" in text
+    assert "C ≥ 20 R/Tr(H) 8.33 C from R ≥ 5 tokens/sequence 5 of them independent 2.50 ± 0.25" in text
     assert condition_figure(over_seeds(rows)).axes[0].get_xlabel() == "batch size b, tokens"
 
 
 def test_the_legend_is_no_wider_than_a_figure_of_one_panel():
     figure = condition_figure(over_seeds(pd.DataFrame([row(1, 4.0), row(4, 1.0)])))
-    figure.canvas.draw()
+    figure.draw_without_rendering()
     box = figure.legends[0].get_window_extent()
     assert figure.bbox.x0 <= box.x0
     assert box.x1 <= figure.bbox.x1
@@ -171,8 +171,9 @@ def test_conclusion_on_what_traces_do_not_show(rows, verdict):
 def test_conclusion_on_heterogeneity_has_the_numbers():
     rows = [row(1, 3.6, noise_constant=8.0), row(1, 3.6, problem="other", heterogeneity=7.0)]
     assert conclusions(pd.DataFrame(rows))[1].numbers == (
-        "C measured is 4 to 7, R/Tr(H) is 1.67 to 2.67, and the matrices ask for C ≥ 1 to 2: for more than 1 "
-        "on 1 of 2 problems where the traces allow C = 1 at every b, and on none where they do not."
+        "C measured, R/Tr(H), and the C that the matrices ask for, all lower bounds: tiny 4, 2.67 and 2; "
+        "other 7, 1.67 and 1. More than 1 is asked for on 1 of 2 problems where the traces allow C = 1 at "
+        "every b, and on none where they do not."
     )
     unknown = conclusions(pd.DataFrame([row(1, 3.6, noise_constant=math.nan, heterogeneity=math.nan)]))[1]
     assert unknown.numbers.startswith("The curvature of single examples is unknown")

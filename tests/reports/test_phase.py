@@ -220,3 +220,18 @@ def test_figures_and_page_cope_with_what_is_unknown_of_a_network(tmp_path, monke
     assert figure.axes[0].get_xlabel() == "batch size b, tokens"
     assert not any("exact" in text.get_text() for text in figure.legends[0].get_texts())
     assert "The size of the error" not in findings(rows)
+
+
+def test_panels_keep_their_width_whatever_diverged():
+    for rows in ([row(0.5), row(1.0)], [row(0.5), row(1.0, status="diverged")], [row(1.0), row(1.8)]):
+        figure = collapse_figure(over_seeds(classified(pd.DataFrame(rows))))
+        figure.draw_without_rendering()
+        assert all(ax.get_position().width > 0.3 for ax in figure.axes)
+
+
+def test_the_legend_is_no_wider_than_a_figure_of_one_panel():
+    figure = phase_figure(over_seeds(classified(pd.DataFrame(AS_THEORY_SAYS))))
+    figure.draw_without_rendering()
+    box = figure.legends[0].get_window_extent()
+    assert figure.bbox.x0 <= box.x0
+    assert box.x1 <= figure.bbox.x1

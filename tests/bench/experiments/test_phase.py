@@ -151,7 +151,7 @@ def test_the_work_that_is_expected_is_taken_but_for_a_factor_of_two(name: str) -
 def test_scales_are_well_formed(scale: str) -> None:
     found = plan(Specification("phase", {}), scale=scale)
     assert isinstance(found.study, Phase)
-    assert found.study.step_fractions == [0.25, 0.5, 1, 2, 4]
+    assert found.study.step_fractions == [0.125, 0.25, 0.5, 1, 2, 4]
     assert len(found.cells) == len(found.families) * len(found.study.batch_sizes)
     if scale == "paper":
         assert all(family.damping == 5 for family in found.families.values())
