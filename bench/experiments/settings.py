@@ -90,9 +90,9 @@ class Settings(Study):
         ),
         "small": Scale(
             (
-                "resnet18:curvature_size=150",
-                "resnet50:curvature_size=150",
-                "opt-small:training_size=24",
+                "resnet18:curvature_size=150,num_queries=1",
+                "resnet50:curvature_size=150,num_queries=1",
+                "opt-small:training_size=24,num_queries=1",
                 "smollm2-135m:training_size=3,num_queries=1",
             ),
             dtype="float32",
