@@ -11,12 +11,17 @@ Verdict = Literal["holds", "partly", "fails", "undecided"]
 
 @dataclass(frozen=True)
 class Conclusion:
-    """One of the paper's conclusions: `where` it says so, our `verdict`, and the `numbers` that say why."""
+    """A claim, `where` the paper makes it or "" where it is ours, the `verdict`, and `numbers` that say why."""
 
     claim: str
     where: str
     verdict: Verdict
     numbers: str
+
+    @property
+    def source(self) -> str:
+        """Whose claim it is."""
+        return f"Klochkov & Liu (2024), {self.where}" if self.where else "ours"
 
 
 def together(verdicts: Iterable[bool | None]) -> Verdict:

@@ -28,6 +28,7 @@ RUN = {
     "versions": {"ihvp-bench": "0.1", "torch": "2.9"},
     "git": {"revision": "0123456789abcdef"},
 }
+OURS = Conclusion("Numbers end", "", "holds", "4 did")
 CLAIM = Conclusion("Counting works", "Figure 9", "partly", "3 of 4 <counted>, ‖x||")
 
 
@@ -43,7 +44,7 @@ def report(tmp_path: Path) -> Path:
     (folder / "index.html").write_text("<p>a page</p>")
     (folder / "rows.csv").write_text("sum\n3\n")
     (folder / "findings.txt").write_text("Sum: it is 3: all of it.\n\nOf no heading.\n")
-    write_conclusions([CLAIM], folder / "conclusions.json")
+    write_conclusions([CLAIM, OURS], folder / "conclusions.json")
     noise(folder / "figures" / "counting.png", 40)
     (folder / "figures" / "counting.pdf").write_text("no part of a gallery")
     return folder
@@ -68,7 +69,11 @@ def test_page_figures_tables_and_origin_are_published(report: Path, tmp_path: Pa
         assert told in text, told
     assert 'src="counting/counting.png"' in html
     markdown = (gallery / "README.md").read_text(encoding="utf-8")
-    assert "| Counting works (Figure 9) | **partly** | 3 of 4 <counted>, ‖x\\|\\| |" in markdown
+    assert (
+        "| Counting works (Klochkov & Liu (2024), Figure 9) | **partly** | 3 of 4 <counted>, ‖x\\|\\| |"
+        in markdown
+    )
+    assert "| Numbers end (ours) | **holds** | 4 did |" in markdown
     assert "![How many?](counting/counting.png)" in markdown
     assert "**Sum.** it is 3: all of it." in markdown
     assert 'href="counting/index.html"' in html
