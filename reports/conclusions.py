@@ -11,7 +11,7 @@ Verdict = Literal["holds", "partly", "fails", "undecided"]
 
 @dataclass(frozen=True)
 class Conclusion:
-    """A claim, `where` the paper makes it or "" where it is ours, the `verdict`, and `numbers` that say why."""
+    """A claim, `where` the paper makes it ("" for ours), the `verdict`, and the `numbers` that say why."""
 
     claim: str
     where: str
