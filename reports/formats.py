@@ -1,7 +1,7 @@
 """Numbers as people read them: three significant digits, the same everywhere in a report."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 ABSENT = "–"
 
@@ -80,6 +80,11 @@ def times(ratio: float) -> str:
 def hundredths(value: float) -> str:
     """Two decimals, for ratios of which small differences count: 3 → "3.00", NaN → "–"."""
     return f"{value:,.2f}" if math.isfinite(value) else number(value)
+
+
+def listed(parts: Sequence[str]) -> str:
+    """ "a", "a and b", "a, b and c"; "" of none."""
+    return " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)
 
 
 def spread(median: float, low: float, high: float, form: Formatter = number) -> tuple[str, str]:

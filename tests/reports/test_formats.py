@@ -2,7 +2,18 @@ import math
 
 import pytest
 
-from reports.formats import count, duration, hundredths, number, setting, share, spread, target_text, times
+from reports.formats import (
+    count,
+    duration,
+    hundredths,
+    listed,
+    number,
+    setting,
+    share,
+    spread,
+    target_text,
+    times,
+)
 
 
 @pytest.mark.parametrize(
@@ -64,6 +75,11 @@ def test_times(ratio, text):
 )
 def test_setting_is_not_padded(value, text):
     assert setting(value) == text
+
+
+def test_listed():
+    parts = [listed(list("abc"[:length])) for length in range(4)]
+    assert parts == ["", "a", "a and b", "a, b and c"]
 
 
 def test_count_keeps_all_digits():
