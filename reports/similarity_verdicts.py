@@ -33,7 +33,7 @@ def findings(rows: pd.DataFrame) -> dict[str, str]:
 
 
 def conclusions(rows: pd.DataFrame) -> list[Conclusion]:
-    """Both of the paper's that its Figure 3 shows."""
+    """The paper's finding in its Figure 3, and ours: whether what is left is meaning."""
     told = [found for found in similarities(rows) if found.solved]
     return [
         Conclusion(
@@ -44,7 +44,7 @@ def conclusions(rows: pd.DataFrame) -> list[Conclusion]:
         ),
         Conclusion(
             "Paraphrases are more alike by influence than unrelated sentences",
-            "Figure 3",
+            "",
             together(distinct(found) for found in told),
             _numbers(told, _distinction),
         ),
@@ -57,8 +57,7 @@ def suppressed(found: Similarities) -> bool | None:
     The change must exceed two standard errors and what the solver may be off.
     """
     changed = change(_UNRELATED, cosines(found.gradient), cosines(found.influence))
-    off = _off(found, "unrelated")
-    if not changed.sign or abs(changed.value) <= off:
+    if not changed.sign or not abs(changed.value) > _off(found, "unrelated"):
         return None
     # What is not shared by gradient cannot be suppressed.
     if jackknife(_UNRELATED, cosines(found.gradient)).sign <= 0:
@@ -72,14 +71,14 @@ def distinct(found: Similarities) -> bool | None:
     if found.row["cut"] > found.num_pairs:
         return None
     apart = jackknife(gap, cosines(found.influence))
-    if not apart.sign or abs(apart.value) <= _off(found, "paired") + _off(found, "crossed"):
+    if not apart.sign or not abs(apart.value) > _off(found, "paired") + _off(found, "crossed"):
         return None
     return apart.value > 0
 
 
 def _off(found: Similarities, kind: str) -> float:
-    """What the mean cosine by influence may be off at most because of the solver; 0 where that is unknown."""
-    return float(np.nan_to_num(cosine_bound(found)[kind_mask(kind, found.num_pairs)].mean()))
+    """What the mean cosine by influence may be off at most by the solver; NaN where that is unknown."""
+    return float(cosine_bound(found)[kind_mask(kind, found.num_pairs)].mean())
 
 
 def _paragraph(found: Similarities) -> str:
@@ -140,7 +139,11 @@ def _pairs(found: Similarities) -> str:
 
 def _solver(found: Similarities) -> str:
     row, off = found.row, cosine_bound(found)[~np.eye(2 * found.num_pairs, dtype=bool)]
-    sure = f" and leaves every cosine certain to {number(float(off.max()))}" if np.isfinite(off).all() else ""
+    sure = f" and leaves every cosine certain to {number(float(off.max()))}"
+    if np.isnan(off).any():
+        sure = (
+            ". How far that leaves them off is unknown, since H may be indefinite, so that nothing is decided"
+        )
     return (
         f"Of the solver’s answer XᵀG is asymmetric by {share(row['asymmetry'])}; the correction by its "
         f"residual moves influences by {share(row['correction'])}{sure}."
@@ -185,4 +188,8 @@ def _numbers(told: list[Similarities], tell: Callable[[Similarities], str]) -> s
     """One sentence for all problems."""
     if not told:
         return "No solver gave influences."
-    return f"{'; '.join(f'{found.problem}: {tell(found)}' for found in told)}."
+    return f"{'; '.join(f'{found.problem}: {tell(found)}{_unknown(found)}' for found in told)}."
+
+
+def _unknown(found: Similarities) -> str:
+    return ", the solver’s error unknown" if np.isnan(cosine_bound(found)).any() else ""

@@ -163,6 +163,8 @@ def test_a_sign_is_one_beyond_two_standard_errors():
         # A change of 0.02 beneath the noise of facts, and one of 0.4 beneath what the solver may be off.
         (alike(0.3, 0.6, 0.1), alike(0.28, 0.6, -0.1), 0.0, None),
         (alike(0.5, 0.7), alike(0.1, 0.6), 0.5, None),
+        # H may be indefinite, and what the solver may be off is unknown.
+        (alike(0.5, 0.7), alike(0.1, 0.6), math.nan, None),
         # Nothing is shared by gradient.
         (alike(-0.05, 0.6), alike(-0.1, 0.6), 0.0, None),
     ],
@@ -178,7 +180,7 @@ def test_what_all_share_is_suppressed(gradient, influence, bound, expected):
         (alike(0.6, 0.1), 0.0, 0.0, False),
         (alike(0.3, 0.3), 0.0, 0.0, None),
         (alike(0.1, 0.6), 0.4, 0.0, None),
-        (alike(0.1, 0.6), math.nan, 0.0, True),
+        (alike(0.1, 0.6), math.nan, 0.0, None),
         (alike(0.1, 0.6), 0.0, 5.0, None),
     ],
 )
@@ -218,6 +220,18 @@ def test_findings_say_what_was_cut():
     assert "8 of the 8 sentences were cut" in told
 
 
+def test_an_unknown_error_of_the_solver_is_told():
+    rows = rows_of(alike(0.5, 0.7), alike(0.1, 0.6), math.nan)
+    told = "How far that leaves them off is unknown, since H may be indefinite, so that nothing is decided."
+    assert findings(rows)["tiny"].endswith(f"moves influences by 0.3 %. {told}")
+    assert {each.verdict for each in conclusions(rows)} == {"undecided"}
+    assert all(each.numbers.endswith(", the solver’s error unknown.") for each in conclusions(rows))
+    known = rows_of(alike(0.5, 0.7), alike(0.1, 0.6), 0.01)
+    assert "unknown" not in " ".join(
+        [*findings(known).values(), *(each.numbers for each in conclusions(known))]
+    )
+
+
 def test_conclusions_over_problems():
     rows = pd.concat(
         [
@@ -227,7 +241,7 @@ def test_conclusions_over_problems():
     )
     first, second = conclusions(rows)
     assert (first.where, first.verdict) == ("Figure 3", "partly")
-    assert second.verdict == "holds"
+    assert (second.where, second.verdict) == ("", "holds")  # the paper's finding is the first alone
     assert first.numbers.startswith("tiny: mean cosine of unrelated sentences 0.500")
     assert "other: mean cosine of unrelated sentences 0.100" in first.numbers
     assert "with its paraphrase 0.600" in second.numbers
