@@ -66,7 +66,8 @@ def over_queries(rows: pd.DataFrame) -> pd.DataFrame:
     `rank_correlation` and `same` also have `_low` and `_high`, the smallest and largest. `lists_with` and
     `lists_without` are how many of their k two different queries have in common on average, NaN of one query;
     `kept` how many a query has in common with itself at the next smaller λ; `share` is λ/λ_max; `chance` is
-    k²/m, what two lists drawn blindly have in common.
+    k²/m, what two lists drawn blindly have in common. `between_change` is by how much mean |ρ| of
+    queries is higher with the inverse than without, `between_error` its standard error, NaN of fewer than 3.
     """
     queries = per_query(rows)
     table = []
@@ -83,6 +84,7 @@ def over_queries(rows: pd.DataFrame) -> pd.DataFrame:
             row |= group[means].mean().to_dict()
             row["residual"] = group["residual"].max()
             row["queries"] = group["query"].nunique()
+            row["between_change"], row["between_error"] = _change(group)
             for side in SIDES:
                 row[f"lists_{side}"] = _common(group, f"examples_{side}")
             now = {(r["seed"], r["query"]): r["examples_with"] for _, r in group.iterrows()}
@@ -98,6 +100,22 @@ def over_queries(rows: pd.DataFrame) -> pd.DataFrame:
 def few(value: float) -> str:
     """A mean of counts in two digits: 6.125 → "6.1", 0.0714 → "0.071", 10 → "10"."""
     return f"{value:.2g}" if abs(value) < 100 else number(value)  # NaN too: "–"
+
+
+def _change(group: pd.DataFrame) -> tuple[float, float]:
+    """The mean over pairs of queries of what |ρ| changes by, and its jackknife error over queries.
+
+    A query's own mean d_q is over its k − 1 pairs; of the pairs that are left without it the mean is
+    (k d − 2 d_q)/(k − 2), d the mean over all. Pairs share queries and are not independent. Of a mean over
+    pairs the jackknife errs on the side of caution (Efron & Stein 1981).
+    """
+    changes = (group["between_with"] - group["between_without"]).groupby(group["query"]).mean().to_numpy()
+    count, mean = len(changes), float(changes.mean())
+    if count < 3:
+        return mean, math.nan
+    without = (count * mean - 2 * changes) / (count - 2)
+    spread = without - without.mean()
+    return mean, math.sqrt((count - 1) / count * float((spread**2).sum()))
 
 
 def _common(group: pd.DataFrame, column: str) -> float:

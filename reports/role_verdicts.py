@@ -1,4 +1,4 @@
-"""What does the inverse change? A paragraph per problem, and the paper's conclusions."""
+"""What does the inverse change? A paragraph per problem, and what is claimed: by the paper, and by us."""
 
 import math
 from collections.abc import Callable
@@ -9,12 +9,14 @@ from reports.conclusions import Conclusion, Verdict, together
 from reports.formats import count, hundredths, number, setting
 from reports.role_rows import OWN, few, over_queries
 from reports.rows import in_order
+from reports.study import plus_minus
 
-WHERE = "§ 5"
 # Of the k most influential examples so many in common: no more are other examples, more are the same.
 OTHERS, SAME = 0.5, 0.9
 # A rank correlation from here on is as good as none of the inverse's doing.
 ALIKE = 0.95
+# By less mean |ρ| between queries does not change, however sure that is.
+MARGIN = 0.01
 
 
 def findings(rows: pd.DataFrame) -> dict[str, str]:
@@ -32,7 +34,7 @@ def findings(rows: pd.DataFrame) -> dict[str, str]:
 
 
 def conclusions(rows: pd.DataFrame) -> list[Conclusion]:
-    """What the paper says of the inverse's role."""
+    """What the paper says of the inverse, in § 5 and by Figure 3, and what must hold besides."""
     table = over_queries(rows)
     own = table[table["multiple"] == OWN]
     largest = table.sort_values("share", kind="stable").groupby("problem", sort=False).tail(1)
@@ -40,19 +42,19 @@ def conclusions(rows: pd.DataFrame) -> list[Conclusion]:
     return [
         Conclusion(
             "The most influential examples with the inverse differ from those of gradient similarity",
-            WHERE,
+            "§ 5",
             _differ(own),
             _each(own, lambda row: f"{_of(row['same'], row)} the same at {_at(row)}"),
         ),
         Conclusion(
             "The inverse Hessian suppresses what all gradients share",
-            WHERE,
+            "Figure 3",
             together(_less(row) for _, row in own.iterrows()),
             _each(
                 own,
                 lambda row: (
                     f"scores of different queries correlate at {number(row['between_with'])} (mean |ρ|) "
-                    f"instead of {number(row['between_without'])}"
+                    f"instead of {number(row['between_without'])}, {_changed(row)}"
                     if row["queries"] > 1
                     else "one query"
                 ),
@@ -60,7 +62,7 @@ def conclusions(rows: pd.DataFrame) -> list[Conclusion]:
         ),
         Conclusion(
             "For large λ the inverse plays no role",
-            WHERE,
+            "",
             together(_idle(row) for _, row in largest.iterrows()),
             _each(
                 largest,
@@ -83,10 +85,14 @@ def _differ(own: pd.DataFrame) -> Verdict:
 
 
 def _less(row: pd.Series) -> bool | None:
-    """Whether scores of different queries have less in common with the inverse; None of one query."""
-    if math.isnan(row["between_with"]) or math.isnan(row["between_without"]):
+    """Whether scores of different queries have less in common with the inverse; None: undecided.
+
+    The change must exceed two standard errors, which fewer than three queries do not have, and the margin.
+    """
+    change, error = row["between_change"], row["between_error"]
+    if math.isnan(error) or abs(change) <= max(2 * error, MARGIN):
         return None
-    return bool(row["between_with"] < row["between_without"])
+    return bool(change < 0)
 
 
 def _idle(row: pd.Series) -> bool | None:
@@ -121,16 +127,24 @@ def _ranking(row: pd.Series) -> str:
 
 
 def _between(row: pd.Series) -> str:
-    less = _less(row)
-    if less is None:
+    if math.isnan(row["between_change"]):
         return ""
-    with_, without = row["between_with"], row["between_without"]
-    word = "more" if less else "less" if with_ > without else "neither more nor less"
+    word = {
+        True: "The inverse makes the answers more specific to the query",
+        False: "The inverse makes the answers less specific to the query",
+        None: "Whether the inverse makes the answers more specific to the query is not decided",
+    }[_less(row)]
     return (
-        f"The inverse makes the answers {word} specific to the query: scores of different queries correlate "
-        f"at {number(with_)} (mean |ρ|) with it and at {number(without)} without; two queries have "
+        f"{word}: scores of different queries correlate at {number(row['between_with'])} (mean |ρ|) with it "
+        f"and at {number(row['between_without'])} without, {_changed(row)}; two queries have "
         f"{few(row['lists_with'])} and {few(row['lists_without'])} of their {count(row['top'])} in common."
     )
+
+
+def _changed(row: pd.Series) -> str:
+    change, error = row["between_change"], row["between_error"]
+    told = f"a change of {plus_minus(change, error)}"
+    return told if row["queries"] > 2 else f"{told} of two queries, too few for a standard error"
 
 
 def _classes(row: pd.Series) -> str:
