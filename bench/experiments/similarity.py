@@ -13,12 +13,12 @@ import torch
 from torch import Tensor
 
 import solvers
+from bench.experiments._solver import solver_of
 from bench.study import OnProgress, Piece, Row, Scale, Study
 from problems import Problem, ProblemFamily
 from problems.data import facts
 from problems.language_model import CUT, LanguageModel
 from problems.models.tokens_source import read_sentences
-from problems.specification import parse
 from reports.similarity import build_similarity
 from solvers import Record, Solution, Solver
 from solvers.lissa import LiSSA
@@ -72,7 +72,7 @@ class Similarity(Study):
     solver: str = "auto:target=0.1"
 
     def __post_init__(self) -> None:
-        _solver(self.solver)
+        solver_of(self.solver)
 
     def ask(self, family: ProblemFamily) -> ProblemFamily:
         if not isinstance(family, LanguageModel):
@@ -102,7 +102,7 @@ class Similarity(Study):
         on_progress("solving", 0)
         work = problem.operator.work
         before = work.passes
-        solver = _solver(self.solver)
+        solver = solver_of(self.solver)
         solution = solvers.solve(problem, solver, seed=seed, compare=False, on_record=show)
         b = problem.columns()
         gradient = products(b, b)
@@ -144,7 +144,7 @@ class Similarity(Study):
         ]
 
     def expected_work(self, problem: Problem) -> float:
-        solver = _solver(self.solver)
+        solver = solver_of(self.solver)
         product = (1 + 4 * problem.num_columns) / 3
         if isinstance(solver, LiSSA) and "auto" not in (
             solver.step_size,
@@ -193,12 +193,6 @@ def _share(problem: Problem, solver: LiSSA) -> float:
     assert isinstance(solver.batch_size, int)
     draws = math.ceil(solver.batch_size * problem.operator.num_draws / problem.operator.num_examples)
     return draws / problem.operator.num_draws
-
-
-def _solver(text: str) -> Solver:
-    """The solver that the specification `text` names."""
-    asked = parse(text)
-    return solvers.load(asked.name, **asked.settings)
 
 
 def _number(value: float | None) -> float:

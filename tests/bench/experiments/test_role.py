@@ -18,7 +18,9 @@ from scipy.stats import spearmanr
 from torch import Tensor
 
 import problems
+import solvers
 from bench import study, study_runner
+from bench.experiments._solver import solver_of
 from bench.experiments.role import Role, rank_correlations
 from problems import Problem
 from problems.specification import parse
@@ -123,6 +125,23 @@ def test_rank_correlations_are_scipys(
         assert row["status"] == "converged"
         assert row["residual"] <= 1e-11
         assert (row["top"], row["num_ranked"]) == (6, 60)
+
+
+def test_the_default_accuracy_ranks_as_a_dense_solution_at_a_tenth_of_the_own_damping(
+    problem: Problem, gradients: Tensor
+) -> None:
+    asked = Role(multiples=(0.1, 1.0))
+    prepared = asked.prepare(problem, quiet)
+    found = list(asked.measure(problem, prepared, {"multiple": 0.1}, 0, quiet))
+    assert found[0]["residual"] > 1e-6  # it was not solved exactly
+    values = scores(problem, gradients, 0.1)["with"]
+    x = solvers.solve(problem.with_damping(0.01), solver_of(asked.solver), compare=False).x
+    assert x is not None
+    for query in range(3):
+        own = [row["example"] for row in found if (row["side"], row["query"]) == ("with", query)]
+        assert own == np.argsort(-values[:, query])[:10].tolist()
+        alike = spearmanr((gradients.T @ x)[:, query].numpy(), values[:, query]).statistic
+        assert alike >= 0.999
 
 
 def test_the_largest_eigenvalue(problem: Problem, rows: Rows) -> None:
