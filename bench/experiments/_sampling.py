@@ -24,14 +24,15 @@ TRACE_PRODUCTS = 16
 PARTS, DENSE_PARTS = 128, 1024
 # Measured on the named networks, for the forecast: products that λ_max takes, and vectors of the space that
 # L_b is found in.
-EXTREMES_PRODUCTS, SPACE = 10, 10
+EXTREMES_PRODUCTS, SPACE = 10, 14
 
 
 @dataclass(frozen=True)
 class Sampling:
     """How mini-batches sample H, by their size in units: L_b, and Δ̃ = x*ᵀ(E H̃² − H²)x* of shape (k,).
 
-    `noise_constant` is R of whole draws, whatever batches there are.
+    `noise_constant` is R of whole draws, whatever batches there are. R and L_b are estimates: from below by
+    Rayleigh–Ritz, and of a sample where that is all that was looked at, whose own may be less or more.
     """
 
     noise_constant: float

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from problems import DenseOperator
+from problems.spectrum import second_moments
 from problems.spectrum.second_moments import second_moment_constants
 from tests.conftest import random_psd_examples
 from tests.problems.operators.test_token_batches import DAMPING, exact_second_moment, operator
@@ -43,6 +44,34 @@ def test_few_rounds_give_lower_bounds(seed: int, rounds: int, damping: float) ->
     for draws, value in found.constants.items():
         moment = operator.second_moment(draws) + 2 * damping * operator.matrix + damping**2 * identity
         assert 0 < value <= top(moment, shifted) * (1 + 1e-9)
+
+
+def test_the_space_turns_toward_r_as_well() -> None:
+    """Of a batch of very many draws L is decided by H alone; R by what H hardly shows.
+
+    H is large in the first 20 directions, in which examples agree; each of the others is of one example.
+    """
+    matrices = torch.zeros(100, 40, 40, dtype=torch.float64)
+    matrices[:, range(20), range(20)] = torch.linspace(50, 60, 20, dtype=torch.float64)
+    matrices[range(20), range(20, 40), range(20, 40)] = torch.linspace(100, 300, 20, dtype=torch.float64)
+    generator = torch.Generator().manual_seed(0)
+    found = second_moment_constants(
+        DenseOperator(matrices), 1.0, (10**6,), generator, tolerance=1e-9, max_rounds=3
+    )
+    # 300² and 300, each in one example of a hundred.
+    assert found.noise_constant == pytest.approx(900 / (3 + 1), rel=0.02)
+
+
+@pytest.mark.parametrize("rows", [1, 4, 15, 16])
+def test_products_of_some_rows_at_a_time_are_those_of_all(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    operator = DenseOperator(random_psd_examples(12, 15, 3))
+    whole, parts = [], []
+    for found, size in ((whole, 2**18), (parts, rows)):
+        monkeypatch.setattr(second_moments, "ROWS", size)
+        generator = torch.Generator().manual_seed(0)
+        constants = second_moment_constants(operator, 0.1, (1, 5), generator, max_rounds=2)
+        found += [constants.noise_constant, *constants.constants.values()]
+    assert parts == pytest.approx(whole, rel=1e-9)
 
 
 def test_without_noise_it_is_the_largest_eigenvalue() -> None:
