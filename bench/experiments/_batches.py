@@ -27,6 +27,16 @@ def units(problem: Problem, piece: Piece, tokens_per_example: int) -> int:
     return size * tokens_per_example if problem.operator.unit == "token" else size
 
 
+def whole_units(problem: Problem, examples: int, tokens_per_example: int) -> int:
+    """`units` of so many examples, of whole sequences where they hold one: no draw is then a part of one.
+
+    `phase` and `condition` keep the parts, whose sizes are what they compare.
+    """
+    size = units(problem, {"batch_size": examples}, tokens_per_example)
+    length = problem.operator.num_examples / problem.operator.num_draws
+    return size if size < length else math.floor(round(size / length) * length)
+
+
 def parts_of(problem: Problem, batch_size: int) -> int | None:
     """Parts of each sequence of which E h̃² is taken to be the mean: as many as make some hundred in all.
 

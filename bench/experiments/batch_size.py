@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 import solvers
+from bench.experiments._batches import check_batch_sizes, whole_units
 from bench.experiments._sampling import Sampling, expected_work, measure_sampling, measure_spectrum
 from bench.study import OnProgress, Piece, Row, Scale, Study
 from problems import Problem
@@ -31,6 +32,8 @@ GROWTH = 1.25
 # Measured on the named networks, for the forecast: products of CG to the reference's error, and gradient
 # equivalents of the self-tuned solver.
 CG_PRODUCTS, TUNED_WORK = 15, 120.0
+# Gradients taken at once: a call holds all of its own twice.
+GRADIENTS_AT_ONCE = 8
 
 
 @dataclass(frozen=True)
@@ -56,8 +59,9 @@ class BatchSize(Study):
 
     Influence is g_iᵀx_q of the first `num_influences` training examples i, whose gradients are held, on each
     query q. A batch converges where the correlation with the converged influences ends at `converged` or
-    more. The self-tuned solver, asked for the relative error `target`, and the paper's rule run beside.
-    Up to `reference_work` gradient equivalents go into the reference where p is too large for a dense one.
+    more, and no lower than it began. The self-tuned solver, asked for the relative error `target`, and the
+    paper's rule run beside. Up to `reference_work` gradient equivalents go into the reference where p is too
+    large for a dense one.
     """
 
     title: ClassVar[str] = "Which batch size does LiSSA need?"
@@ -102,14 +106,10 @@ class BatchSize(Study):
     reference_work: float = 300.0
 
     def __post_init__(self) -> None:
-        if not self.batch_sizes:
-            raise ValueError("batch_sizes is empty; name at least one mini-batch size")
-        for batch_size in self.batch_sizes:
-            check_counts(batch_sizes=batch_size)
+        check_batch_sizes(self.batch_sizes, self.tokens_per_example)
         if len(set(self.batch_sizes)) < len(self.batch_sizes):
             raise ValueError(f"batch_sizes is {self.batch_sizes}; name each size once")
         check_counts(
-            tokens_per_example=self.tokens_per_example,
             num_steps=self.num_steps,
             trials=self.trials,
             few_trials=self.few_trials,
@@ -131,13 +131,22 @@ class BatchSize(Study):
         fixed = [{"method": FIXED, "examples": size} for size in self.batch_sizes]
         return [*fixed, {"method": SELF_TUNED}, {"method": PAPERS_RULE}]
 
-    def units(self, problem: Problem, examples: int) -> int:
-        """The batch size in units of `problem`: of examples, or tokens of whole sequences or of a part."""
-        if problem.operator.unit == "example":
-            return examples
-        length = problem.operator.num_examples / problem.operator.num_draws
-        tokens = examples * self.tokens_per_example
-        return tokens if tokens < length else math.floor(round(tokens / length) * length)
+    def sizes(self, problem: Problem) -> dict[int, int]:
+        """Of each batch size in examples that in units of `problem`: tokens of whole sequences, or of a part.
+
+        ValueError where two of them are the same.
+        """
+        found: dict[int, int] = {}
+        for examples in self.batch_sizes:
+            units = whole_units(problem, examples, self.tokens_per_example)
+            for other, same in found.items():
+                if same == units:
+                    raise ValueError(
+                        f"batch_sizes {other} and {examples} are both {units} tokens of {problem.name}, "
+                        "whose sequences count as wholes: leave one of them out, or change tokens_per_example"
+                    )
+            found[examples] = units
+        return found
 
     def trials_of(self, examples: int) -> int:
         """How often a batch of so many examples runs."""
@@ -148,6 +157,7 @@ class BatchSize(Study):
             on_progress(f"reference by CG, step {step}, error ≤ {error:.1e}", 0)
 
         _check(problem)
+        sizes = sorted(self.sizes(problem).values())
         problem = certify(problem, max_work=self.reference_work, on_step=show)
         if problem.reference is None:
             raise ValueError(
@@ -157,12 +167,14 @@ class BatchSize(Study):
         on_progress("gradients of training examples", 0.2)
         assert problem.task is not None
         count = min(self.num_influences, len(problem.task.training))
-        gradients = problem.task.gradients(problem.task.training, torch.arange(count)).T.contiguous()
+        operator = problem.operator
+        gradients = torch.empty(count, problem.size, dtype=operator.dtype, device=operator.device)
+        for some in torch.arange(count).split(GRADIENTS_AT_ONCE):
+            gradients[some] = problem.task.gradients(problem.task.training, some).T
         converged = (gradients @ problem.reference.to(gradients)).double()
         on_progress("λ_max and Tr(H)", 0.3)
         measured, work = measure_spectrum(problem)
         on_progress("L_b and R", 0.4)
-        sizes = sorted({self.units(problem, size) for size in self.batch_sizes})
         return Prepared(problem, gradients, converged, measured, work, measure_sampling(problem, sizes))
 
     def measure(
@@ -170,7 +182,7 @@ class BatchSize(Study):
     ) -> Sequence[Row]:
         common = _common(prepared, self)
         if piece["method"] == FIXED:
-            size = self.units(prepared.problem, piece["examples"])
+            size = self.sizes(prepared.problem)[piece["examples"]]
             shared = common | _theory(prepared, size)
             rows = []
             for trial in range(count := self.trials_of(piece["examples"])):
@@ -189,7 +201,7 @@ class BatchSize(Study):
     def expected_work(self, problem: Problem) -> float:
         operator, columns = problem.operator, problem.num_columns
         whole = (1 + 4 * columns) / 3
-        sizes = {size: self.units(problem, size) for size in self.batch_sizes}
+        sizes = self.sizes(problem)
         # As many draws go through the network as hold the batch, whole even where parts of them count.
         steps = sum(
             self.trials_of(size) * self.num_steps * operator.draws_in(units) / operator.num_draws * whole

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import problems
+from bench.experiments._batches import units, whole_units
 from bench.experiments.batch_size import BatchSize, Prepared, correlations, recorded_steps
 from problems import Problem
 from reports.batch_size_rows import FIXED, PAPERS_RULE, SELF_TUNED
@@ -222,7 +223,9 @@ def test_of_tokens_batches_are_whole_sequences_or_parts() -> None:
     study = BatchSize(
         batch_sizes=(1, 4, 9), tokens_per_example=2, num_steps=3, trials=1, few_trials=1, num_influences=7
     )
-    assert [study.units(problem, size) for size in (1, 2, 3, 4, 9)] == [2, 4, 5, 10, 20]
+    assert [whole_units(problem, size, 2) for size in (1, 2, 3, 4, 9)] == [2, 4, 5, 10, 20]
+    assert [units(problem, {"batch_size": size}, 2) for size in (1, 2, 3, 4, 9)] == [2, 4, 6, 8, 18]
+    assert study.sizes(problem) == {1: 2, 4: 10, 9: 20}
     prepared = study.prepare(problem, quiet)
     for size, moment in prepared.sampling.second_moments.items():
         # Of pairs of tokens E h̃² is a mean over parts that were drawn.
@@ -232,6 +235,23 @@ def test_of_tokens_batches_are_whole_sequences_or_parts() -> None:
     assert row["epochs"] == pytest.approx(3 * 10 / 35)
     # Two of seven sequences a step.
     assert row["work"] == pytest.approx(3 * 2 / 7 * 3)
+
+
+def test_sizes_that_become_the_same_batch_are_refused_by_name() -> None:
+    """Ten and twelve tokens are both two sequences of five."""
+    study = BatchSize(batch_sizes=(1, 3, 5, 6), tokens_per_example=2)
+    for ask in (lambda: study.prepare(tokens(), quiet), lambda: study.expected_work(tokens())):
+        with pytest.raises(ValueError, match="batch_sizes 5 and 6 are both 10 tokens"):
+            ask()
+
+
+@pytest.mark.parametrize("count", [7, 8, 20])
+def test_gradients_are_those_of_the_first_examples(problem: Problem, count: int) -> None:
+    """Taken some at a time, of which the last are fewer."""
+    study = dataclasses.replace(STUDY, num_influences=count)
+    assert problem.task is not None
+    expected = problem.task.gradients(problem.task.training, torch.arange(count)).T
+    torch.testing.assert_close(study.prepare(problem, quiet).gradients, expected)
 
 
 def test_a_matrix_without_examples_is_refused() -> None:
