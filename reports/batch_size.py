@@ -59,7 +59,11 @@ def _facts(row: pd.Series) -> list[tuple[str, str, str]]:
         ("Tr(H)", number(row["trace"]), "trace of H"),
         ("η", number(row["step_size"]), "1/(λ_max + λ), of every batch size"),
         ("ηλT", number(row["time"]), f"T = {count(row['num_steps'])} steps"),
-        ("b* by R", number(row["sufficient_batch"]), "from there on ηL_b/2 ≤ 1 is certain"),
+        (
+            "b* by R",
+            number(row["sufficient_batch"]),
+            "from there on ηL_b/2 ≤ 1, as far as R is known: an estimate",
+        ),
         ("Tr(H)/(λ_max + λ)", number(row["papers_batch"]), "the paper's rule"),
         ("training examples told of", count(row["num_influences"]), "the first; Pearson's is over them"),
         ("their gradients", f"{number(row['gradient_bytes'] / 2**20)} MiB", "held in memory"),
@@ -107,6 +111,7 @@ def _chosen_row(row: pd.Series) -> dict[str, str]:
         "work": number(row["work"]),
         "correlation": correlation_text(row["correlation"]),
         "range": _range(row["low"], row["high"]),
+        "diverged": f"{count(row['num_diverged'])} of {count(row['num_trials'])}",
         "error": number(row["error"]),
     }
 

@@ -8,6 +8,8 @@ import pandas as pd
 from reports.formats import number
 
 FIXED, SELF_TUNED, PAPERS_RULE = "fixed", "self-tuned", "paper's rule"
+# e^−3 is what is left of the flattest direction of the start at ηλT = 3: below, a stall tells nothing.
+SHORT = 3.0
 
 COLUMNS = {
     "method": '"fixed" for a mini-batch size at the full-batch step, "self-tuned" or "paper\'s rule"',
@@ -23,18 +25,18 @@ COLUMNS = {
     "error": "‖x − x*‖/‖x*‖, worst query",
     "diverged": "1 where the run ended beyond twice ‖b‖/λ, which no solution exceeds, else 0",
     "diverged_at": "the step since when it was beyond; NaN where it was not",
-    "second_moment": "L_b, the least L with E (H̃ + λ)² ⪯ L (H + λ)",
-    "half_step": "ηL_b/2, below 1 where theory calls the batch stable",
-    "predicted_floor": "theory's bound of the noise's relative error, ∞ where unstable",
+    "second_moment": "L_b, the least L with E (H̃ + λ)² ⪯ L (H + λ): an estimate from below",
+    "half_step": "ηL_b/2 by the estimated L_b, below 1 where theory calls the batch stable",
+    "predicted_floor": "theory's bound of the noise's relative error, by the estimated L_b; ∞ where unstable",
     "largest": "λ_max",
     "trace": "Tr(H)",
-    "noise_constant": "R, the least with E h² ⪯ R (H + λ), h one draw",
+    "noise_constant": "R, the least with E h² ⪯ R (H + λ), h one draw: an estimate from below",
     "step_size": "η of the fixed batches, 1/(λ_max + λ)",
     "num_steps": "T of the fixed batches",
     "time": "ηλT",
-    "sufficient_batch": "b* from R and λ_max: from there on ηL_b/2 ≤ 1 is certain",
+    "sufficient_batch": "b*, from where on ηL_b/2 ≤ 1: an estimate from those of R and λ_max",
     "papers_batch": "Tr(H)/(λ_max + λ)",
-    "converged_from": "the correlation from which on a batch counts as converged",
+    "converged_from": "the correlation from which on a batch converged, if the start's is no higher",
     "num_influences": "training examples over which the correlation is",
     "gradient_bytes": "what their gradients take",
     "start_correlation": "that of gradient similarity, x = b/λ, where every run starts",
@@ -60,17 +62,19 @@ def over_trials(rows: pd.DataFrame) -> pd.DataFrame:
 
     A run's `correlation` and `error` are the medians over the steps recorded in its last half: noise moves a
     single one about. `verdict` is "diverges" where half of the runs or more did; else "converges" or
-    "stalls", by whether the median correlation, a diverged run's counted as −1, reaches `converged_from`.
+    "stalls", by whether the median correlation, a diverged run's counted as −1, reaches `converged_from` and
+    is no lower than the start's. `decided` is false of a batch that stalls in too few steps for it to tell.
     `correlation` is then the median, `low` and `high` the range of those that did not diverge,
     `correlation_error` the mean's standard error; `error` their root mean square. `stable` is ηL_b/2 < 1,
-    `enough` b ≥ b*, `agrees` whether what theory calls stable converged and nothing else did.
+    `enough` b ≥ b*, `enough_by_rule` b ≥ Tr(H)/(λ_max + λ), `agrees` whether what theory
+    calls stable converged and nothing else did.
     """
     found = []
     own_rows = fixed(rows)
     for (problem, batch), group in own_rows.groupby(["problem", "batch_size"], sort=False):
         ends = pd.DataFrame([_end(run) for _, run in group.groupby(_RUN, sort=False)])
         row = ends.iloc[0].copy()
-        gone = ends["diverged"] == 1
+        gone = _gone(ends)
         kept = ends[~gone]
         row["num_trials"], row["num_diverged"] = len(ends), int(gone.sum())
         row["diverged_at"] = ends["diverged_at"].median()
@@ -80,10 +84,11 @@ def over_trials(rows: pd.DataFrame) -> pd.DataFrame:
         row["correlation_error"] = spread / math.sqrt(len(kept)) if len(kept) > 1 else math.nan
         row["error"] = math.sqrt(kept["error"].pow(2).mean()) if len(kept) else math.nan
         row["epochs"], row["work"] = ends["epochs"].max(), ends["work"].max()
-        counted = ends["correlation"].where(~gone, -1.0).fillna(-1.0).median()
-        row["verdict"] = _verdict(float(gone.mean()), float(counted), row["converged_from"])
+        row["verdict"] = _verdict(ends)
+        row["decided"] = bool(row["verdict"] != "stalls" or row["time"] >= SHORT)
         row["stable"] = bool(row["half_step"] < 1)
         row["enough"] = bool(batch >= row["sufficient_batch"])
+        row["enough_by_rule"] = bool(batch >= row["papers_batch"])
         row["agrees"] = row["stable"] == (row["verdict"] == "converges")
         row["problem"] = problem
         found.append(row.to_dict())
@@ -134,16 +139,27 @@ def over_steps(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def over_seeds(rows: pd.DataFrame) -> pd.DataFrame:
-    """One row per problem × way of choosing settings: medians over seeds, and the correlation's range."""
+    """One row per problem × way of choosing settings: medians over its `num_trials` seeds.
+
+    `correlation` and its range `low` to `high`, and `error`, are of those that did not diverge, in which a
+    seed without a number counts as diverged; `verdict` is judged as that of a batch.
+    """
     others = rows[rows["method"] != FIXED]
     found = []
     for _, group in others.groupby(["problem", "method"], sort=False):
         row = group.iloc[0].copy()
-        for name in ("step", "epochs", "work", "correlation", "error"):
+        gone = _gone(group) | group["correlation"].isna()
+        kept = group[~gone]
+        for name in ("step", "epochs", "work"):
             row[name] = group[name].median()
-        row["low"], row["high"] = group["correlation"].min(), group["correlation"].max()
+        for name in ("correlation", "error"):
+            row[name] = kept[name].median()
+        row["low"], row["high"] = kept["correlation"].min(), kept["correlation"].max()
+        row["num_trials"], row["num_diverged"] = len(group), int(gone.sum())
+        row["verdict"] = _verdict(group.assign(diverged=gone.astype(float)))
         found.append(row.to_dict())
-    return pd.DataFrame(found, columns=[*others.columns, "low", "high"])
+    added = ["low", "high", "num_trials", "num_diverged", "verdict"]
+    return pd.DataFrame(found, columns=[*others.columns, *added])
 
 
 def correlation_text(value: float) -> str:
@@ -153,7 +169,16 @@ def correlation_text(value: float) -> str:
     return f"{value:.4f}" if 0.995 <= value < 0.99995 else f"{value:.3f}"
 
 
-def _verdict(share_diverged: float, correlation: float, converged_from: float) -> str:
-    if share_diverged >= 0.5:
+def _gone(ends: pd.DataFrame) -> pd.Series:
+    return (ends["diverged"] == 1) | (ends.get("status", "") == "diverged")
+
+
+def _verdict(ends: pd.DataFrame) -> str:
+    """Of runs on one problem: by how many diverged, and by the median of the correlations they ended at."""
+    gone = _gone(ends)
+    if gone.mean() >= 0.5:
         return "diverges"
-    return "converges" if correlation >= converged_from else "stalls"
+    median = ends["correlation"].where(~gone, -1.0).fillna(-1.0).median()
+    # A start that has no correlation asks for nothing.
+    start = ends["start_correlation"].fillna(-1.0).iloc[0]
+    return "converges" if median >= max(ends["converged_from"].iloc[0], start) else "stalls"

@@ -141,7 +141,7 @@ def test_findings_tell_what_each_batch_did_and_what_theory_said():
 def test_findings_where_theory_errs_or_nothing_was_stable_or_steps_are_few():
     told = findings(frame(gone(8, half=0.8)))["tiny"]
     assert "calls every batch here stable" in told
-    assert "Of the stable ones b = 8 diverged all the same." in told
+    assert "Of the stable ones b = 8 diverged in 1 of 1 trial." in told
     assert "true of 0 of 1 batch." in told
     told = findings(frame(trial(2, 0.5, half=2.0, time=1.5, unit="token")))["tiny"]
     assert "calls no batch here stable" in told
@@ -149,32 +149,122 @@ def test_findings_where_theory_errs_or_nothing_was_stable_or_steps_are_few():
     assert "after 100 steps of mini-batches counted in tokens, b = 2 stalled" in told
     assert "ηλT is only 1.50: whatever the batch, some of the start is left" in told
     assert findings(frame(chosen("self-tuned", math.nan)))["tiny"].startswith(
-        "The self-tuned solver ended at –"
+        "The self-tuned solver diverged in 1 of 1 seed after 45 steps"
     )
 
 
-def test_conclusions_are_by_the_batch_that_theory_asks_for():
-    rows = frame(gone(2), trial(4, 0.99), trial(8, 0.9), trial(32, 0.99), chosen("paper's rule", 0.96))
-    first, second, third = conclusions(rows)
-    assert (first.verdict, second.verdict, third.verdict) == ("partly", "partly", "holds")
-    assert first.numbers == (
+def test_a_stable_batch_of_which_few_trials_diverged_is_not_told_to_have_none():
+    rows = frame(trial(8, 0.99), trial(8, 0.99, 1), gone(8, 2, half=0.6), trial(32, 0.99))
+    assert "Of the stable ones b = 8 diverged in 1 of 3 trials." in findings(rows)["tiny"]
+    assert "b = 8 converges at 0.990 (diverged in 1 of 3 trials)" in conclusions(rows)[0].numbers
+    assert "b = 8 diverges in 1 of 2 trials." in conclusions(frame(trial(8, 0.99), gone(8, 1)))[0].numbers
+
+
+def test_a_batch_that_ends_lower_than_the_start_has_not_converged():
+    rows = frame(
+        trial(8, 0.955, start_correlation=0.99),
+        trial(32, 0.993, start_correlation=0.99),
+        trial(64, 0.96, start_correlation=math.nan),
+        chosen("paper's rule", 0.955, start_correlation=0.99),
+    )
+    assert list(over_trials(rows)["verdict"]) == ["stalls", "converges", "converges"]
+    figure, rule, *_ = conclusions(rows)
+    assert "b = 8 stalls at 0.955, lower than the start's 0.990," in figure.numbers
+    assert rule.verdict == "fails"
+    assert rule.numbers == "tiny: b = 3 ended at a correlation of 0.955, lower than the start's 0.990."
+
+
+def test_noise_is_blamed_for_no_more_than_the_start_leaves():
+    """Of a start of error 2 no more than 2/e is left at half of ηλT = 2, where the errors begin to count."""
+    left = 2 / math.e
+    for error, blamed in ((1.40 * left, False), (1.43 * left, True)):
+        told = findings(frame(trial(8, 0.5, time=2.0, error=error)))["tiny"]
+        assert ("stalled on a floor of noise: b = 8" in told) is blamed
+        assert ("of which up to 0.736 may be left of the start" in told) is not blamed
+
+
+def test_too_few_steps_decide_nothing_of_a_stall():
+    short = {"time": 1.0, "error": 0.9}
+    rows = frame(trial(2, 0.5, half=2.0, **short), trial(8, 0.9, **short))
+    figure, _, enough, below = conclusions(rows)
+    assert {figure.verdict, enough.verdict, below.verdict} == {"undecided"}
+    for each in (figure, enough, below):
+        assert "With ηλT < 3 a stall decides nothing" in each.numbers
+    told = findings(rows)["tiny"]
+    assert "noise" not in told
+    assert "true of" not in told
+    # What converged or diverged is known all the same, as is all with ηλT = 3.
+    rows = frame(gone(2, **short), trial(8, 0.9, **short), trial(32, 0.99, **short))
+    assert [each.verdict for each in conclusions(rows)] == ["holds", "undecided", "holds", "holds"]
+    assert "true of 2 of 2 batches that did not merely stall" in findings(rows)["tiny"]
+    assert conclusions(frame(trial(8, 0.9, time=3.0)))[2].verdict == "fails"
+
+
+def test_conclusions_are_by_the_papers_batch_and_ours_by_the_one_that_theory_asks_for():
+    rows = frame(
+        gone(2), trial(4, 0.99), trial(8, 0.9), trial(32, 0.99), chosen("paper's rule", 0.96),
+    )  # fmt: skip
+    figure, rule, enough, below = conclusions(rows)
+    assert [each.where != "" for each in (figure, rule, enough, below)] == [True, True, False, False]
+    assert (figure.where, enough.source) == ("Figure 2", "ours")
+    assert [each.verdict for each in (figure, rule, enough, below)] == ["partly", "holds", "partly", "partly"]
+    # Tr(H)/(λ_max + λ) is 3, and b* is 5.
+    assert figure.numbers == (
+        "2 of 3 batches at or above Tr(H)/(λ_max + λ) converged. tiny (Tr(H)/(λ_max + λ) = 3): b = 4 "
+        "converges at 0.990, b = 8 stalls at 0.900 and b = 32 converges at 0.990. 1 of 1 batch below "
+        "Tr(H)/(λ_max + λ) did not converge. tiny (Tr(H)/(λ_max + λ) = 3): b = 2 diverges."
+    )
+    assert enough.numbers == (
         "1 of 2 batches at or above b* converged. tiny (b* = 5): b = 8 stalls at 0.900 and b = 32 converges"
         " at 0.990."
     )
-    assert second.numbers == (
+    assert below.numbers == (
         "1 of 2 batches below b* did not converge. tiny (b* = 5): b = 2 diverges and b = 4 converges at "
         "0.990."
     )
-    assert third.numbers == "tiny: b = 3 ended at a correlation of 0.960."
-    first, second, third = conclusions(frame(gone(2)))
-    assert (first.verdict, second.verdict, third.verdict) == ("undecided", "holds", "undecided")
-    assert [each.verdict for each in conclusions(frame(chosen("paper's rule", math.nan)))][2] == "fails"
+    assert rule.numbers == "tiny: b = 3 ended at a correlation of 0.960."
+    figure, rule, enough, below = conclusions(frame(gone(2)))
+    assert [each.verdict for each in (figure, rule, enough, below)] == [
+        "holds",
+        "undecided",
+        "undecided",
+        "holds",
+    ]
+    assert figure.numbers.startswith("No batch was as large as Tr(H)/(λ_max + λ).")
+    assert conclusions(frame(trial(4, 0.99)))[0].verdict == "holds"
+    assert [each.verdict for each in conclusions(frame(chosen("paper's rule", math.nan)))][1] == "fails"
 
 
 def test_chosen_settings_are_medians_over_seeds():
     rows = frame(*(chosen("self-tuned", value, seed=seed) for seed, value in enumerate((0.9, 0.99, 0.97))))
     (row,) = over_seeds(rows).to_dict("records")
     assert (row["correlation"], row["low"], row["high"]) == (0.97, 0.9, 0.99)
+    assert (row["num_trials"], row["num_diverged"], row["verdict"]) == (3, 0, "converges")
+
+
+LOST = ({"diverged": 1.0}, {"status": "diverged"}, {"correlation": math.nan})
+
+
+@pytest.mark.parametrize("lost", LOST)
+def test_seeds_in_which_the_rule_diverged_count_against_it(lost):
+    def seeds(*ends):
+        return frame(
+            *(
+                chosen("paper's rule", 0.99, seed=seed, status="finished") | (lost if gone else {})
+                for seed, gone in enumerate(ends)
+            )
+        )
+
+    assert conclusions(seeds(True))[1].numbers == "tiny: b = 3 diverged in 1 of 1 seed."
+    for ends, verdict in (
+        ((False, False, True), "holds"),
+        ((True, False), "fails"),
+        ((True, True, False), "fails"),
+    ):
+        rule = conclusions(seeds(*ends))[1]
+        gone = f"diverged in {sum(ends)} of {len(ends)} seeds and else ended at"
+        assert (rule.verdict, rule.numbers) == (verdict, f"tiny: b = 3 {gone} a correlation of 0.990.")
+        assert f"The paper's rule {gone} 0.990 after 45 steps" in findings(seeds(*ends))["tiny"]
 
 
 @pytest.mark.parametrize(
@@ -218,8 +308,11 @@ def test_page_has_the_numbers(tmp_path, monkeypatch):
     text = " ".join(Page(html).text.split())
     assert "2 0.400 3 unstable diverges – 1 of 1, from step 7 – ∞ 2 4" in text
     assert "8 1.60 0.600 stable converges 0.970 [0.900 to 0.990] 0 of 3 0.300 0.500 8 16" in text
-    assert "self-tuned 0.250 all 45 0.9998 0.0400 2.50 7.50 all data: fewer" in text
-    assert "paper's rule 0.250 3 45 0.600 0.0400 2.50 7.50 b = Tr(H)/(λ_max + λ), ηλT = 2.25" in text
+    assert "self-tuned 0.250 all 45 0.9998 0 of 1 0.0400 2.50 7.50 all data: fewer" in text
+    assert "paper's rule 0.250 3 45 0.600 0 of 1 0.0400 2.50 7.50 b = Tr(H)/(λ_max + λ), ηλT = 2.25" in text
     assert "tiny: p = 8, λ = 0.1, influences of 20 training examples by 100 examples of curvature." in text
     assert "their gradients 1 MiB" in text
     assert (tmp_path / "page" / "conclusions.json").exists()
+    # R and L_b are estimates, so nothing that follows from them is certain.
+    assert "is certain" not in html
+    assert "no lower than the start’s" in text
