@@ -23,19 +23,21 @@ class MeanError:
     """E u_T − u* = (I − η(H + λ))ᵀ(b/λ − u*) for any η and T, of a problem with a reference.
 
     By H's eigendecomposition where p allows one. Else f(H)e ≈ ‖e‖ V f(VᵀHV) e_1 for each column e of
-    b/λ − u*, V an orthonormal basis of its Krylov space (Saad 1992): bases are kept, and extended as far as
-    is asked for.
+    b/λ − u*, V an orthonormal basis of its Krylov space (Saad 1992): bases are kept, on the CPU, and extended
+    as far as is asked for.
     """
 
     def __init__(self, problem: Problem) -> None:
         assert problem.reference is not None
         self._problem = problem
-        self._start = error_of_start(problem)
+        start = error_of_start(problem)
         self._lengths = problem.reference.norm(dim=0).tolist()
         self._spaces: list[_Space] = []
-        if not problem.is_dense:
-            starts = self._start.to(problem.operator.dtype).T
-            self._spaces = [_Space(problem.operator, start) for start in starts]
+        if problem.is_dense:
+            self._start = start
+        else:
+            starts = start.to(problem.operator.dtype).T
+            self._spaces = [_Space(problem.operator, each) for each in starts]
 
     def after(self, step_size: float, num_steps: int) -> Tensor:
         """E u_T − u*, float64, shape (p, k)."""
@@ -66,12 +68,14 @@ class MeanError:
 
 
 class _Space:
-    """The Krylov space of H and a vector by Lanczos, fully orthogonalised; `projected` is VᵀHV, float64."""
+    """The Krylov space of H and a vector by Lanczos, fully orthogonalised; `projected` is VᵀHV, float64.
+
+    Its basis is kept on the CPU: dozens of vectors of a large network fit no accelerator beside it.
+    """
 
     def __init__(self, operator: CurvatureOperator, start: Tensor) -> None:
         self._operator = operator
         self.norm = float(start.double().norm())
-        self._zero = torch.zeros_like(start)
         self._basis: list[Tensor] = []
         # The next vector of the basis; None where the space is invariant.
         self._next = start / self.norm if self.norm else None
@@ -80,12 +84,13 @@ class _Space:
     def reaches(self, size: int) -> bool:
         """Extend the basis to so many vectors; False where it has fewer."""
         while len(self._basis) < size and self._next is not None:
-            self._basis.append(self._next)
+            self._basis.append(self._next.cpu())
             product = self._operator @ self._next
             row = len(self._basis) - 1
             scale = float(product.norm())
             for _ in range(2):
-                for column, vector in enumerate(self._basis):
+                for column, kept in enumerate(self._basis):
+                    vector = kept.to(product.device)
                     part = (product.double() * vector.double()).sum()
                     self.projected[row, column] += part.cpu()
                     product = product - part.to(product.dtype) * vector
@@ -97,7 +102,8 @@ class _Space:
 
     def combined(self, coefficients: Tensor) -> Tensor:
         """Σ c_i v_i, float64, shape (p,)."""
-        total = self._zero.double()
-        for coefficient, vector in zip(coefficients.tolist(), self._basis, strict=False):
-            total += coefficient * vector.double()
+        operator = self._operator
+        total = torch.zeros(operator.shape[0], dtype=torch.float64, device=operator.device)
+        for coefficient, kept in zip(coefficients.tolist(), self._basis, strict=False):
+            total += coefficient * kept.to(total.device).double()
         return total

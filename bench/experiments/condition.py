@@ -73,7 +73,7 @@ class Condition(Study):
             (
                 "resnet18:width=64,curvature_size=50000",
                 "resnet50:width=64,data=cifar10,curvature_size=50000",
-                "opt-1.3b:damping=5,training_size=1024",
+                "opt-1.3b:damping=5,training_size=1024,num_queries=1",
             ),
             dtype="float32",
             parameters={"pairs": 400, "budget": 200.0, "products": 20, "tokens_per_example": 64},

@@ -54,7 +54,7 @@ class Prepared:
     noise_constant: float
     second_moments: Mapping[int, float]  # L_b by batch size b
     thresholds: Mapping[int, float]  # η* by batch size, NaN where out of reach
-    noises: Mapping[int, Tensor]  # Δ̃ = u*ᵀ(E H̃² − H²)u*, (k,), by batch size
+    noises: Mapping[int, Tensor]  # Δ̃ = u*ᵀ(E H̃² − H²)u*, (k,), by batch size, where u* is
     start: Tensor  # ‖b/λ − u*‖, (k,)
 
 
@@ -200,7 +200,7 @@ class Phase(Study):
             thresholds[batch] = _threshold(problem, batch)
             single = operator.single_draws(batch, generator, parts)
             square = (reference.double() * single.mean_square(reference).double()).sum(dim=0)
-            noises[batch] = (square - once).clamp_min(0).cpu() / operator.draws_in(batch)
+            noises[batch] = (square - once).clamp_min(0) / operator.draws_in(batch)
         return Prepared(
             problem,
             MeanError(problem),

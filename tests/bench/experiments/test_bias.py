@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 import torch
+from torch import Tensor
 
 import problems
 import solvers
@@ -11,6 +14,7 @@ from bench.experiments._bias import TOLERANCE, MeanError, error_of_start
 from problems import Problem, ground_truth
 from problems.ground_truth import Certified
 from solvers.certify import certify
+from tests.bench.experiments.devices import OnCpu, pretend_two_devices
 from tests.conftest import dense_problem, random_psd_examples
 
 
@@ -46,6 +50,32 @@ def test_the_space_is_kept_and_extended(monkeypatch: pytest.MonkeyPatch) -> None
     mean.after(0.2, 50)
     mean.after(0.05, 3)
     assert work.passes - before == first > 0
+
+
+def test_the_space_is_kept_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    problem = large(dense_problem(random_psd_examples(30, 40, 3), damping=0.05), monkeypatch)
+    expected = MeanError(problem).after(0.2, 50)
+    pretend_two_devices(monkeypatch)
+    mean = MeanError(problem)
+    found = mean.after(0.2, 50)
+    assert not isinstance(found, OnCpu)
+    assert torch.equal(found, expected)
+    kept = [tensor for tensor in _tensors(mean) if tensor.shape == (40,)]
+    assert sum(isinstance(tensor, OnCpu) for tensor in kept) > 5
+    # On the device is nothing but the next vector of each column's space.
+    assert sum(not isinstance(tensor, OnCpu) for tensor in kept) <= problem.num_columns
+
+
+def _tensors(value: object) -> Iterator[Tensor]:
+    """Those that an object's own fields hold, lists and objects of the module within them."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, list):
+        for each in value:
+            yield from _tensors(each)
+    elif type(value).__module__ == MeanError.__module__:
+        for each in vars(value).values():
+            yield from _tensors(each)
 
 
 def test_it_is_where_lissa_on_all_data_ends(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,10 +9,12 @@ import torch
 
 import problems
 import solvers
+from bench.experiments import phase
 from bench.experiments.phase import Phase
 from bench.study import plan
 from problems import Problem, ground_truth
 from problems.specification import Specification, parse
+from tests.bench.experiments.devices import pretend_two_devices
 from tests.conftest import dense_problem, random_psd_examples
 
 
@@ -93,6 +95,19 @@ def test_noise_is_what_a_run_on_all_data_lacks() -> None:
     floor = (row["step_size"] * deviations.square().sum(dim=1).mean(dim=0) / 8 / (2 * 0.3)).sqrt()
     collapsed = ((sampled - mean).norm(dim=0) / floor).square().mean().sqrt()
     assert row["noise_over_small_step_floor"] == pytest.approx(float(collapsed), rel=1e-9)
+
+
+@pytest.mark.parametrize("largest_dense", [5, 4096])
+def test_all_of_it_is_on_one_device(largest_dense: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ground_truth, "LARGEST_DENSE", largest_dense)
+    problem = dense_problem(random_psd_examples(40, 8, 2), damping=0.5)
+    study = Phase(batch_sizes=(4,), steps_per_octave=1, finest=0.5, max_steps=50)
+    # η* is computed on the CPU, for itself.
+    monkeypatch.setattr(phase, "_threshold", lambda problem, batch: math.nan)
+    expected = rows_of(problem, study, 4)
+    pretend_two_devices(monkeypatch)
+    for row, alone in zip(rows_of(problem, study, 4), expected, strict=True):
+        assert row | {"solve_seconds": 0} == pytest.approx(alone | {"solve_seconds": 0}, nan_ok=True)
 
 
 def test_what_theory_cannot_be_asked_is_said() -> None:
