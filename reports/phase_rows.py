@@ -19,7 +19,7 @@ COLUMNS = {
     "noise": "‖u_T − E u_T‖/‖u*‖ of the worst column; ∞ where the solve was stopped",
     "noise_over_small_step_floor": "‖u_T − E u_T‖/√(ηΔ̃/2λ), root mean square over columns",
     "largest": "λ_max",
-    "second_moment": "L_b, the least with E (H̃ + λ)² ⪯ L (H + λ)",
+    "second_moment": "L_b, the least with E (H̃ + λ)² ⪯ L (H + λ), by LOBPCG, from below",
     "noise_constant": "R, the least with E h² ⪯ R (H + λ), h one example, or sequence",
     "sufficient_batch": "b* in units, from which L_b ≤ 2(λ_max + λ); of whole sequences",
     "threshold": "η*, below which the second moment contracts, exactly; NaN where out of reach",
