@@ -30,18 +30,23 @@ _CERTAIN = 2.0
 def over_seeds(rows: pd.DataFrame) -> pd.DataFrame:
     """One row per problem × batch size: the mean over seeds of `noise`, and the right sides.
 
+    Where the noise is that of all draws every seed has the same number, of which seeds tell no more.
     `constant` is C in units, N·max Tr(g)/Tr(H) of sequences g of N tokens: of b/N of them Tr(E H̃² − H²) ≤
     Tr(E g²)/(b/N) ≤ E Tr(g)²/(b/N) ≤ C Tr(H)²/b, and of parts of k tokens too, since none exceeds N/k times
     its sequence (but for rounding of k). `equal` is Tr(H)²/b, `unequal` C·Tr(H)²/b, `ratio` noise/equal, each
     with its `_error`; `verdict` and `unequal_verdict` are "holds", "fails" or, within two standard errors,
     "undecided"; "" where unknown. `needed` is N (R − λ_max)/Tr(H): N (E g² − H²) ⪯ C Tr(H) H holds for no
-    smaller C.
+    smaller C. λ_max is taken with what the Ritz value may be short of it, its residual, so that C errs low.
     """
     sides = []
     for _, group in rows.groupby(["problem", "batch_size"], sort=False):
         row = group.iloc[0].copy()
-        row["noise"] = group["noise"].mean()
-        row["noise_error"] = math.sqrt(group["noise_error"].pow(2).sum()) / len(group)
+        of_all = group[group["pairs"] == 0]
+        if len(of_all):
+            row["noise"], row["noise_error"] = of_all["noise"].iloc[0], of_all["noise_error"].iloc[0]
+        else:
+            row["noise"] = group["noise"].mean()
+            row["noise_error"] = math.sqrt(group["noise_error"].pow(2).sum()) / len(group)
         trace, length = row["trace"], row["units_per_draw"]
         unequal, unequal_error = (length * row[name] for name in ("heterogeneity", "heterogeneity_error"))
         row["constant"], row["constant_error"] = unequal, unequal_error
@@ -56,7 +61,8 @@ def over_seeds(rows: pd.DataFrame) -> pd.DataFrame:
         row["ratio_error"] = row["ratio"] * math.hypot(share, relative)
         row["verdict"] = _verdict(row, "equal")
         row["unequal_verdict"] = _verdict(row, "unequal")
-        row["needed"] = length * (row["noise_constant"] - row["largest"]) / trace
+        largest = row["largest"] + row.get("largest_residual", 0.0)
+        row["needed"] = length * (row["noise_constant"] - largest) / trace
         sides.append(row.to_dict())
     return pd.DataFrame(sides)
 

@@ -38,6 +38,17 @@ def test_sides_are_means_over_seeds_with_their_errors():
     assert (side["verdict"], side["unequal_verdict"], side["needed"]) == ("undecided", "holds", 1.0)
 
 
+def test_the_noise_of_all_draws_is_one_number_whatever_the_seeds():
+    rows = [row(2, 4.0, noise_error=0.3, pairs=0, seed=seed) for seed in range(9)]
+    (side,) = over_seeds(pd.DataFrame(rows)).to_dict("records")
+    assert (side["noise"], side["noise_error"]) == (4.0, 0.3)
+
+
+def test_what_the_matrices_ask_for_errs_low_by_the_residual_of_the_largest_eigenvalue():
+    (side,) = over_seeds(pd.DataFrame([row(1, 1.0, largest_residual=0.6)])).to_dict("records")
+    assert side["needed"] == pytest.approx((5 - 2.6) / 3)
+
+
 def test_errors_of_trace_and_heterogeneity_go_into_the_right_side():
     values = {"trace_error": 0.3, "heterogeneity_error": 0.4}
     (side,) = over_seeds(pd.DataFrame([row(1, 1.0, **values)])).to_dict("records")
@@ -133,20 +144,26 @@ def test_the_legend_is_no_wider_than_a_figure_of_one_panel():
     assert box.x1 <= figure.bbox.x1
 
 
-def test_conclusion_on_the_traces_counts_problems_and_sizes():
+def test_conclusion_on_the_traces_counts_problems():
     cases = [
         ([row(1, 3.6), row(4, 0.9)], "holds"),
         ([row(1, 3.6), row(4, 4.5)], "partly"),
         ([row(1, 18.0)], "fails"),
         ([row(1, 9.0)], "undecided"),
+        ([row(1, 3.6), row(4, 0.9), row(1, 18.0, problem="other")], "partly"),
     ]
     for rows, verdict in cases:
         assert conclusions(pd.DataFrame(rows))[0].verdict == verdict
     told = conclusions(pd.DataFrame([row(1, 3.6), row(4, 4.5), row(16, 0.5625)]))[0]
     assert told.where == "Figure 4"
     assert told.numbers == (
-        "By more than two standard errors it lies below in 1 and above in 1 of 3 cases, each a problem and "
-        "a b; the noise is 0.400 to 2 times Tr(H)²/b."
+        "By more than two standard errors it lies below on none and above on none of 1 problems, and at some "
+        "b below and at others above on 1; the noise is 0.400 to 2 times Tr(H)²/b."
+    )
+    # Three batch sizes of one problem are one piece of evidence.
+    rows = [*(row(size, 3.6 / size) for size in (1, 4, 16)), row(1, 18.0, problem="other")]
+    assert conclusions(pd.DataFrame(rows))[0].numbers.startswith(
+        "By more than two standard errors it lies below on 1 and above on 1 of 2 problems; the noise"
     )
 
 
@@ -175,6 +192,7 @@ def test_conclusion_on_heterogeneity_has_the_numbers():
         "other 7, 1.67 and 1. More than 1 is asked for on 1 of 2 problems where the traces allow C = 1 at "
         "every b, and on none where they do not."
     )
+    assert conclusions(pd.DataFrame(rows))[1].source == "ours"
     unknown = conclusions(pd.DataFrame([row(1, 3.6, noise_constant=math.nan, heterogeneity=math.nan)]))[1]
     assert unknown.numbers.startswith("The curvature of single examples is unknown")
 
