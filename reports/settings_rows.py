@@ -41,10 +41,13 @@ DECOMPOSITION = {
     "bias_from_rhs": "‖E u_T − u*‖ relative to ‖b‖/λ, worst column",
     "bias_bound": "theory's bound of it, e^{−a} min(1, 1/(e a)), a = ηλT",
     "solution_share": "‖u*‖ relative to ‖b‖/λ, smallest column",
-    "half_step_second_moment": "ηL_b/2; below 1 sampling is stable in mean square. L_b by LOBPCG, from below",
+    "half_step_second_moment": "ηL_b/2; below 1 sampling is stable in mean square. L_b by LOBPCG, from "
+    "below, of at most 4,096 draws",
 }
 
 PAPER, SHARP = "paper", "sharp"
+# Of those that give no answer the one status that tells of the settings: the run ran away.
+DIVERGED = "diverged"
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import pandas as pd
 from reports.conclusions import Conclusion, Verdict, together
 from reports.formats import number, share, target_text, times
 from reports.rows import in_order
-from reports.settings_rows import PAPER, SHARP, over_seeds, units
+from reports.settings_rows import DIVERGED, PAPER, SHARP, over_seeds, units
 
 
 def findings(rows: pd.DataFrame) -> dict[str, str]:
@@ -29,9 +29,13 @@ def conclusions(rows: pd.DataFrame) -> list[Conclusion]:
 
 
 def _rule(paper: pd.DataFrame) -> Conclusion:
-    """Holds where every problem meets the target, fails where none ends nearer than x = 0."""
-    # What ended without an answer is no nearer.
-    known = paper[paper["error"].notna() | ~paper["usable"]]
+    """Holds where every problem meets the target, fails where none ends nearer than x = 0.
+
+    Of what was sampled: all data follow from no rule for b, and what never began tells nothing. What diverged
+    is no nearer.
+    """
+    sampled = paper[~paper["full_data"].astype(bool)]
+    known = sampled[(sampled["usable"] & sampled["error"].notna()) | (sampled["status"] == DIVERGED)]
     met = int(known["met"].sum())
     nearer = known[known["usable"] & (known["error"] < 1)]
     verdict: Verdict = "undecided"
@@ -39,32 +43,38 @@ def _rule(paper: pd.DataFrame) -> Conclusion:
         verdict = "holds" if met == len(known) else "fails" if not len(nearer) else "partly"
     target = target_text(paper["target"].iloc[0])
     ended = ""
+    left = len(paper) - len(known)
+    apart = f" Not counted: {left} that drew no mini-batches, or whose error is unknown." if left else ""
     if len(nearer):
         low, high = share(nearer["error"].min()), share(nearer["error"].max())
         ended = f", where it ends {low if low == high else f'{low} to {high}'} off"
     return Conclusion(
         "η = 1/(λ_max + λ), b = Tr(H)/(λ_max + λ) and ηλT ≈ 2.25 make LiSSA converge.",
-        "Theorem 1 and the table of settings",
+        "table of settings",
         verdict,
         f"Within {target} of the solution on {met or 'none'} of {len(known)} problems, and nearer to it than "
-        f"x = 0 on {len(nearer) or 'none'}{ended}.",
+        f"x = 0 on {len(nearer) or 'none'}{ended}.{apart}",
     )
 
 
 def _trace(paper: pd.DataFrame) -> Conclusion:
+    """By ηL_b/2 and by the runs: L_b is found from below, so that what is below 1 is not yet stable."""
     known = paper[paper["half_step_second_moment"].notna() & ~paper["full_data"].astype(bool)]
-    halves = known["half_step_second_moment"]
+    known = known[known["usable"] | (known["status"] == DIVERGED)]
+    halves, ended = known["half_step_second_moment"], known["usable"].astype(bool)
     numbers = "L_b is unknown here."
     if len(known):
         low, high = number(halves.min()), number(halves.max())
         numbers = (
-            f"ηL_b/2 is at least {low if low == high else f'{low} to {high}'}, where stability in mean "
-            f"square is certain below 1: on {int((halves < 1).sum()) or 'none'} of {len(known)} problems."
+            f"ηL_b/2, L_b found from below, is {low if low == high else f'{low} to {high}'}; that it is "
+            "below 1, which suffices for stability in mean square, is not refuted on "
+            f"{int((halves < 1).sum()) or 'none'} of {len(known)} problems. Runs diverged on "
+            f"{int((~ended).sum()) or 'none'}."
         )
     return Conclusion(
         "A batch of Tr(H)/(λ_max + λ), the effective rank, keeps sampling stable at the full step.",
-        "Theorem 1 with C = 1",
-        together(bool(half < 1) for half in halves),
+        "rule for the batch size",
+        together(bool(each) for each in (halves < 1) & ended),
         numbers,
     )
 
@@ -99,7 +109,8 @@ def _paper(own: pd.DataFrame) -> str:
         return ""
     row = own.iloc[0]
     if not row["usable"]:
-        return f"The paper's rule gives no answer ({row['status'].replace('_', ' ')}): {_instability(row)}."
+        cause = _instability(row) if row["status"] == DIVERGED else row["reason"]
+        return f"The paper's rule gives no answer ({row['status'].replace('_', ' ')}): {cause}."
     if math.isnan(row["error"]):
         return "The paper's rule gives an answer, whose error is unknown: there is no reference."
     parts = _parts(row)
@@ -107,9 +118,11 @@ def _paper(own: pd.DataFrame) -> str:
         return f"The paper's rule holds: {share(row['error'])} error{parts}."
     causes = []
     if row["bias"] > row["target"]:
+        kept = row["bias_from_rhs"] <= row["bias_bound"]
+        promise = "as promised (at most" if kept else "more than promised (at most"
         causes.append(
-            f"its bias is {share(row['bias_from_rhs'])} of ‖b‖/λ, as promised (at most "
-            f"{share(row['bias_bound'])}), but ‖u*‖ is only {share(row['solution_share'])} of ‖b‖/λ"
+            f"its bias is {share(row['bias_from_rhs'])} of ‖b‖/λ, {promise} {share(row['bias_bound'])}), "
+            f"{'but' if kept else 'and'} ‖u*‖ is only {share(row['solution_share'])} of ‖b‖/λ"
         )
     if row["noise"] > row["target"]:
         causes.append(_instability(row))
@@ -141,7 +154,7 @@ def _instability(row: pd.Series) -> str:
             f"{batch} are too small for the step, ηL_b/2 = {number(half)} where stability asks for less "
             f"than 1{unequal}"
         )
-    return f"{batch} are stable, ηL_b/2 = {number(half)}, but their noise stays"
+    return f"{batch} seem stable, ηL_b/2 ≥ {number(half)}, but their noise stays"
 
 
 def _sharp(own: pd.DataFrame) -> str:

@@ -59,6 +59,23 @@ def test_where_it_misses_by_its_bias():
         "‖b‖/λ, as promised (at most 1.7 %), but ‖u*‖ is only 20 % of ‖b‖/λ. "
     )
     assert "The sharp rule uses all data" in text
+    # A bias beyond the bound is not "as promised".
+    assert (
+        "its bias is 2 % of ‖b‖/λ, more than promised (at most 1.7 %), and ‖u*‖ is only 20 %"
+        in (told(paper(error=0.1, bias=0.09, bias_from_rhs=0.02))["tiny"])
+    )
+
+
+def test_a_breakdown_is_told_by_its_reason_and_decides_nothing():
+    chosen = dict.fromkeys(("step_size", "batch_size", "num_steps", "half_step_second_moment"), NAN)
+    lost = chosen | {"status": "breakdown", "reason": "H is indefinite", "error": NAN, "noise": NAN}
+    assert told(paper(**lost))["tiny"] == "The paper's rule gives no answer (breakdown): H is indefinite."
+    rule, trace = conclusions(pd.DataFrame([paper(**lost)]))
+    assert (rule.verdict, trace.verdict) == ("undecided", "undecided")
+    (rule, _) = conclusions(pd.DataFrame([paper("good"), paper(**lost)]))
+    assert rule.verdict == "holds"
+    assert "on 1 of 1 problems" in rule.numbers
+    assert rule.numbers.endswith("Not counted: 1 that drew no mini-batches, or whose error is unknown.")
 
 
 @pytest.mark.parametrize(
@@ -66,7 +83,7 @@ def test_where_it_misses_by_its_bias():
     [
         (
             {"half_step_second_moment": 0.8},
-            "mini-batches of 5 are stable, ηL_b/2 = 0.800, but their noise stays.",
+            "mini-batches of 5 seem stable, ηL_b/2 ≥ 0.800, but their noise stays.",
         ),
         (
             {"half_step_second_moment": 1.5},
@@ -153,6 +170,7 @@ def test_page_has_the_numbers(tmp_path, monkeypatch):
     assert "sharp finished 0.125 16 200 2 2.50 0.0300 met 0.0450 0.0350 75" in text
     assert "tiny 0.0400 0.0200 0.0300 0.4 % 1.7 % 20 % 5 0.800 holds" in text
     assert "Tr(H) 9.50 ± 0.50 C ≥ 1.20 ± 0.10 R 9 R/Tr(H) 0.947" in text
+    assert "L_b is of at most 4,096 examples, or sequences" in text
     assert "Llama-1 7B 7B, OpenWebText 5 – – – published 0.0005 1,000 50 tokens 2.50" in text
     assert "tiny 0.1 1.90 9.50 ± 0.50 1.20 paper 0.500 45 5 2.25 sharp 0.125 200 16 2.50" in text
 
@@ -178,6 +196,8 @@ def test_batches_of_tokens_are_called_so(tmp_path, monkeypatch):
         ([paper(error=0.3)], "partly"),  # nearer than x = 0, but not within the target
         ([paper(error=1.2), paper("lost", status="diverged", error=NAN)], "fails"),
         ([paper(error=NAN)], "undecided"),
+        ([paper(full_data=True)], "undecided"),  # no batch of the rule's was drawn
+        ([paper(), paper("all", full_data=True, error=0.3)], "holds"),
     ],
 )
 def test_conclusion_on_the_papers_rule(rows, verdict):
@@ -198,10 +218,14 @@ def test_conclusion_on_the_papers_rule_has_the_numbers():
 def test_conclusion_on_the_traces_batch():
     rows = [paper(), paper("other", half_step_second_moment=1.5), paper("all", full_data=True)]
     found = conclusions(pd.DataFrame(rows))[1]
-    assert (found.verdict, found.where) == ("partly", "Theorem 1 with C = 1")
+    assert (found.verdict, found.where) == ("partly", "rule for the batch size")
     assert found.numbers == (
-        "ηL_b/2 is at least 0.800 to 1.50, where stability in mean square is certain below 1: on 1 of 2 "
-        "problems."
+        "ηL_b/2, L_b found from below, is 0.800 to 1.50; that it is below 1, which suffices for stability in "
+        "mean square, is not refuted on 1 of 2 problems. Runs diverged on none."
     )
+    # What is known from below alone is refuted by a run that diverged.
+    (_, found) = conclusions(pd.DataFrame([paper(status="diverged", error=NAN)]))
+    assert found.verdict == "fails"
+    assert found.numbers.endswith("not refuted on 1 of 1 problems. Runs diverged on 1.")
     assert conclusions(pd.DataFrame([paper(half_step_second_moment=NAN)]))[1].verdict == "undecided"
     assert conclusions(pd.DataFrame([sharp()])) == []
