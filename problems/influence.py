@@ -16,9 +16,10 @@ GRADIENT_BYTES = 2**30
 def influences(task: Task, x: Tensor, indices: Tensor) -> Tensor:
     """g_iᵀ x_j of the training examples `indices` (m,) for columns x (p, j), shape (m, j).
 
-    With x = (H + λI)⁻¹ g_q it is the influence of example i on query q (Koh & Liang 2017): to leave i out of
-    n examples raises the query's loss by a n-th of it. With x = g_q it is the similarity of gradients. Costs
-    m/n gradient equivalents; a sequence's gradient is that of its mean loss.
+    With x = (H + λI)⁻¹ g_q it is the influence of example i on query q (Koh & Liang 2017): to leave i out
+    raises the query's loss by that times i's weight in the mean loss, 1/n, or a sequence's share of all
+    tokens. With x = g_q it is the similarity of gradients. Costs m/n gradient equivalents; a sequence's
+    gradient is that of its mean loss.
     """
     return torch.cat([gradients.T @ x for gradients in _some_at_once(task, indices)])
 
