@@ -112,13 +112,19 @@ def run(
     chosen_problems = [parse(text) for text in problem or []]
     named = _named_study(experiment)
     if named:
+        if reference_work is not None:
+            raise ValueError(
+                f"--reference-work is no option of a study; where {named.name} has one, write "
+                f"{named.name}:reference_work={reference_work:g}"
+            )
         if solver:
             raise ValueError(f"{named.name} is a study, which chooses its own solvers: leave out -s")
         study_plan = study.plan(named, chosen_problems, scale=scale, seeds=seeds, device=device, dtype=dtype)
         directory = out or _new_directory(study_plan.request.name)
-        session.check_folder(Store(directory), resume)
+        begun = Store(directory)
+        session.check_folder(begun, resume)
         check_memory(study_plan)
-        if not resume:
+        if not begun.holds_run:
             show_forecast(study_plan, console)
         completed = study_runner.run(study_plan, directory, resume=resume, console=console)
     else:
@@ -178,12 +184,21 @@ def report(
 def publish(
     path: Annotated[Path, typer.Argument(help="Folder of a finished run.")],
     gallery: Annotated[Path, typer.Option(help="Folder of the gallery.")] = Path("reports/gallery"),
+    name: Annotated[
+        str | None, typer.Option(help="Folder in the gallery (the experiment's name, with its scale).")
+    ] = None,
 ) -> None:
     """Put a run's page, figures and tables into a gallery, and build its index again."""
     store = Store(path)
     if not (store.report / "index.html").exists():
         raise ValueError(f"{path} holds no report: name the folder of a run")
-    folder = reports.publish(store.report, store.read_run(), gallery)
+    rows = store.read_rows()
+    failed = int(
+        (rows["failure"].fillna("") != "").sum() if "failure" in rows else (rows["status"] == "failed").sum()
+    )
+    if failed:
+        raise ValueError(f"{failed} cells of {path} failed, and a gallery takes whole runs: run it again")
+    folder = reports.publish(store.report, store.read_run(), gallery, name)
     console.print(f"Published: {folder}; index: {gallery / 'index.html'}", soft_wrap=True)
 
 
@@ -393,7 +408,8 @@ def _settings_text(row: dict[str, Any]) -> str:
     settings = ", ".join(f"{name}={value}" for name, value in row["settings"].items())
     if "problems" not in row:
         return settings
-    return f"study of {len(row['problems'])} problems ({', '.join(row['scales'])}): {settings}"
+    number = f"{len(row['problems'])} problem{'' if len(row['problems']) == 1 else 's'}"
+    return f"study of {number} ({', '.join(row['scales'])}): {settings}"
 
 
 def _explain_failures(failed: pd.DataFrame, column: str, plugins: list[str]) -> None:

@@ -11,7 +11,17 @@ from typing import Any
 
 import torch
 
-PACKAGES = ("ihvp-bench", "torch", "numpy", "scipy", "scikit-learn", "pandas", "seaborn", "pytest-benchmark")
+PACKAGES = (
+    "ihvp-bench",
+    "torch",
+    "numpy",
+    "scipy",
+    "scikit-learn",
+    "pandas",
+    "seaborn",
+    "pytest-benchmark",
+    "transformers",
+)
 
 
 def describe() -> dict[str, Any]:

@@ -19,6 +19,10 @@ def show_forecast(plan: StudyPlan, console: Console) -> None:
     for heading in ("p", "a gradient", "gradients", "time", "memory ≤"):
         table.add_column(heading, justify="right", no_wrap=True)
     seconds, most = 0.0, 0.0
+    names = ", ".join(plan.families)
+    console.print(
+        f"First a look at {names}; what is not trained yet is trained now.", style="dim", highlight=False
+    )
     for found in forecast(plan):
         times = (duration(found.gradient_seconds), number(found.work), duration(found.seconds))
         table.add_row(found.problem, count(found.parameters), *times, gib(found.bytes))
@@ -27,5 +31,10 @@ def show_forecast(plan: StudyPlan, console: Console) -> None:
         table.add_row("all", "", "", "", duration(seconds), gib(most))
     if table.row_count:
         console.print(table)
-        unknown = " Of what has no time, the work shows only as it runs." if math.isnan(seconds) else ""
-        console.print(f"Gradients are over all training examples.{unknown}\n", style="dim", highlight=False)
+        unknown = " Where there is no time, it cannot be told before." if math.isnan(seconds) else ""
+        console.print(
+            "A gradient is over all training examples; many small mini-batches take longer than they count."
+            f"{unknown}\n",
+            style="dim",
+            highlight=False,
+        )

@@ -97,7 +97,13 @@ def _sources(plugins: Iterable[str]) -> dict[str, str]:
 
 
 def _command() -> str:
-    return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+    """What makes such a run again, wherever it lies."""
+    arguments = [argument for argument in sys.argv[1:] if argument != "--resume"]
+    if "--out" in arguments:
+        place = arguments.index("--out")
+        del arguments[place : place + 2]
+    arguments = [argument for argument in arguments if not argument.startswith("--out=")]
+    return shlex.join([Path(sys.argv[0]).name, *arguments])
 
 
 def _progress(console: Console | None) -> Progress:

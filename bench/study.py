@@ -172,7 +172,8 @@ def plan(
             "problems": [{"name": each.name, "parameters": each.settings} for each in chosen],
             "seeds": tuple(range(size.seeds if seeds is None else seeds)),
             "dtype": size.dtype,
-            "scale": scale,
+            # Of a scale only as it is; "" where something of it was changed.
+            "scale": "" if problems or asked.settings or seeds is not None or dtype is not None else scale,
             **changes,
         }
     )
@@ -186,7 +187,9 @@ def plan(
 
 def _scale(cls: type[Study], name: str, scale: str | None) -> tuple[Scale, str]:
     """The scale asked for, by default the first that the study has, and what it is called."""
-    chosen = scale or next(iter(cls.scales))
+    chosen = next(iter(cls.scales)) if scale is None else scale
+    if chosen in SCALES and chosen not in cls.scales:
+        raise ValueError(f"{name} has no scale {chosen}; it has {', '.join(cls.scales)}")
     if chosen not in cls.scales:
-        raise ValueError(f"{unknown('scale', chosen, SCALES)}; the study {name} has {', '.join(cls.scales)}")
+        raise ValueError(unknown("scale", chosen, list(cls.scales)))
     return cls.scales[chosen], chosen

@@ -14,8 +14,7 @@ from reports.batch_size_rows import (
     over_trials,
 )
 from reports.conclusions import Conclusion, together
-from reports.condition_verdicts import listed
-from reports.formats import count, number
+from reports.formats import count, listed, number
 from reports.rows import in_order
 
 
@@ -54,7 +53,7 @@ def conclusions(rows: pd.DataFrame) -> Sequence[Conclusion]:
             or "No batch was as large as the b* that theory asks for.",
         ),
         Conclusion(
-            "Below it, it diverges or stalls",
+            "Below b* it diverges or stalls",
             "",
             together(_negated(_converged(below))),
             _counted(below, "below b*", "b*", "sufficient_batch", negated=True)
@@ -213,7 +212,7 @@ def _theory(own: pd.DataFrame) -> str:
     )
     if len(decided):
         text += (
-            f" That what is stable converges and what is not does not is true of {right} of "
+            f" That and the outcome, whether it converges, agree for {right} of "
             f"{_batches(len(decided))}{'' if len(decided) == len(own) else ' that did not merely stall'}."
         )
     if len(stable):

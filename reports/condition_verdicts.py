@@ -6,7 +6,7 @@ import pandas as pd
 
 from reports.conclusions import Conclusion, together
 from reports.condition_rows import over_seeds
-from reports.formats import count, number
+from reports.formats import count, listed, number
 from reports.rows import in_order
 from reports.study import plus_minus
 
@@ -74,11 +74,6 @@ def _unseen(sides: pd.DataFrame) -> Conclusion:
         together(verdicts),
         numbers,
     )
-
-
-def listed(parts: list[str]) -> str:
-    """ "a", "a and b", "a, b and c"."""
-    return " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)
 
 
 def _equal(own: pd.DataFrame) -> str:

@@ -6,8 +6,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from reports.condition_verdicts import listed
-from reports.formats import count, number, share, target_text
+from reports.formats import count, listed, number, share, target_text
 from reports.preconditioning_rows import BLOCKS, CG, LISSA, NO_ANSWER, PLAIN, SHARE, table
 from reports.rows import in_order
 

@@ -20,22 +20,31 @@ ORIGIN = "origin.json"
 _COPIED = ("*.html", "*.txt", "*.csv", "*.json", "*.png", "figures/*.png", "tables/comparison.csv")
 
 
-def publish(report: Path, run: dict[str, Any], gallery: Path) -> Path:
+def publish(report: Path, run: dict[str, Any], gallery: Path, name: str | None = None) -> Path:
     """Copy a report's page, figures and tables into a folder of `gallery`, and build its index again.
 
     `run` is the content of run.json, kept beside as origin.json: command, versions, machine and date. The
-    folder is called after the experiment, with its scale unless that is small; an earlier one is replaced.
-    Returns the path of the folder. Raises ValueError for a run that was interrupted, and for a figure that
-    cannot be made as small as LARGEST_PNG.
+    folder is called `name`, by default after the experiment, with its scale unless that is small; an earlier
+    one is replaced. Returns the path of the folder. Raises ValueError for a run that was interrupted, one of
+    a study at no scale of its own unless it has a `name`, and a figure that cannot be made as small as
+    LARGEST_PNG; OSError where the gallery cannot be written.
     """
     if run.get("interrupted") or not run.get("finished"):
         raise ValueError(
             f"the run of {report} was interrupted: finish it with --resume before it is published"
         )
     asked = run.get("experiment") or {}
-    scale = asked.get("scale") or "small"
-    name = asked.get("name") or "custom"
-    folder = gallery / (name if scale == "small" else f"{name}_{scale}")
+    if name is None:
+        if "study" in asked and not asked.get("scale"):
+            raise ValueError(
+                f"the run of {report} has problems or settings of its own: name its folder in the gallery "
+                "with --name, so that it does not take the place of the experiment as it is"
+            )
+        scale = asked.get("scale") or "small"
+        own = asked.get("name") or "custom"
+        name = own if scale == "small" else f"{own}_{scale}"
+    folder = gallery / name
+    _read_entries(gallery)  # what is damaged there is told before anything is written
     found = [path for pattern in _COPIED for path in sorted(report.glob(pattern))]
     parts = {path.name for path in found} | {ORIGIN}
     if (folder / ORIGIN).exists():
@@ -55,7 +64,7 @@ def publish(report: Path, run: dict[str, Any], gallery: Path) -> Path:
 
 def build_gallery(gallery: Path) -> Path:
     """Write index.html and README.md of a folder whose folders are published runs; the path of the first."""
-    entries = [_entry(path.parent) for path in sorted(gallery.glob(f"*/{ORIGIN}"))]
+    entries = _read_entries(gallery)
     conclusions = [
         {"page": entry["page"], "title": entry["title"], "each": each}
         for entry in entries
@@ -65,7 +74,9 @@ def build_gallery(gallery: Path) -> Path:
         text = template(source).render(
             title="Gallery of experiments", entries=entries, conclusions=conclusions, environment=[]
         )
-        (gallery / name).write_text(text, encoding="utf-8")
+        fresh = gallery / f".{name}.new"
+        fresh.write_text(text, encoding="utf-8")
+        fresh.replace(gallery / name)
     return gallery / "index.html"
 
 
@@ -88,8 +99,17 @@ def small_png(path: Path) -> bytes:
     return data
 
 
-def _entry(folder: Path) -> dict[str, Any]:
-    run = json.loads((folder / ORIGIN).read_text(encoding="utf-8"))
+def _read_entries(gallery: Path) -> list[dict[str, Any]]:
+    found = []
+    for path in sorted(gallery.glob(f"*/{ORIGIN}")):
+        try:
+            found.append(_entry(path.parent, json.loads(path.read_text(encoding="utf-8"))))
+        except (ValueError, TypeError, KeyError) as error:
+            raise ValueError(f"{path.parent} is damaged ({error}): publish it again, or remove it") from error
+    return found
+
+
+def _entry(folder: Path, run: dict[str, Any]) -> dict[str, Any]:
     asked, machine, versions = (run.get(key) or {} for key in ("experiment", "machine", "versions"))
     told = folder / "conclusions.json"
     findings = folder / "findings.txt"
@@ -98,7 +118,7 @@ def _entry(folder: Path) -> dict[str, Any]:
         machine.get("gpu") if asked.get("device", "cpu").startswith("cuda") else machine.get("processor"),
         threads(machine),
         *(f"{name} {versions[name]}" for name in ("ihvp-bench", "torch") if name in versions),
-        f"revision {run['git']['revision'][:10]}" if (run.get("git") or {}).get("revision") else "",
+        _revision(run.get("git") or {}),
     ]
     return {
         "name": folder.name,
@@ -113,6 +133,12 @@ def _entry(folder: Path) -> dict[str, Any]:
         "conclusions": read_conclusions(told) if told.exists() else [],
         "figures": [f"{folder.name}/{path.name}" for path in sorted(folder.glob("*.png"))],
     }
+
+
+def _revision(git: dict[str, Any]) -> str:
+    if not git.get("revision"):
+        return ""
+    return f"revision {git['revision'][:10]}{' with uncommitted changes' if git.get('dirty') else ''}"
 
 
 def _problem(entry: dict[str, Any]) -> str:

@@ -136,8 +136,9 @@ def _between(row: pd.Series) -> str:
     }[_less(row)]
     return (
         f"{word}: scores of different queries correlate at {number(row['between_with'])} (mean |ρ|) with it "
-        f"and at {number(row['between_without'])} without, {_changed(row)}; two queries have "
-        f"{few(row['lists_with'])} and {few(row['lists_without'])} of their {count(row['top'])} in common."
+        f"and at {number(row['between_without'])} without, {_changed(row)}. Two queries have "
+        f"{few(row['lists_with'])} of their {count(row['top'])} in common with it and "
+        f"{few(row['lists_without'])} without."
     )
 
 
@@ -158,8 +159,8 @@ def _classes(row: pd.Series) -> str:
 
 def _norms(row: pd.Series) -> str:
     return (
-        f"{few(row['norm_with'])} with it and {few(row['norm_without'])} without are among the "
-        f"{count(row['top'])} of largest gradient norm."
+        f"{few(row['norm_with'])} of those with it and {few(row['norm_without'])} of those without are among "
+        f"the {count(row['top'])} examples of largest gradient norm."
     )
 
 

@@ -132,8 +132,9 @@ def _pairs(found: Similarities) -> str:
         f"those of others (by gradient {_told(far)}); in standard deviations of these by "
         f"{number(separation(influence))} (by gradient {number(separation(gradient))}). The nearest of the "
         f"{total - 1} others is the paraphrase for {neighbours(influence)} of {total} by influence and for "
-        f"{neighbours(gradient)} by gradient; the nearest of the {found.num_pairs} in the other form is it "
-        f"for {neighbours(influence, crossed=True)} and for {neighbours(gradient, crossed=True)}."
+        f"{neighbours(gradient)} by gradient; of the {found.num_pairs} in the other form it is the nearest "
+        f"for {neighbours(influence, crossed=True)} by influence and for "
+        f"{neighbours(gradient, crossed=True)} by gradient."
     )
 
 

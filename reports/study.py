@@ -126,6 +126,7 @@ def _render(
     asked = run.get("experiment") or {}
     machine, versions = run.get("machine") or {}, run.get("versions") or {}
     told = [
+        f"scale {asked['scale']}" if asked.get("scale") else "",
         when(run),
         machine.get("processor"),
         threads(machine),

@@ -79,7 +79,7 @@ def test_the_command_line_prints_it_before_the_run(
 ) -> None:
     result = command("run", working, "--out", str(tmp_path / "run"))
     assert result.code == 0, result.err
-    head, _, rest = result.out.partition("Gradients are over all training examples.")
+    head, _, rest = result.out.partition("A gradient is over all training examples;")
     assert "what it will take, about" in head
     assert "all" in head
     assert "Sum:" in rest
@@ -89,7 +89,7 @@ def test_a_study_that_cannot_tell_says_so(tmp_path: Path, command: Callable[...,
     path = tmp_path / "counting.py"
     path.write_text(COUNTING)
     out = command("run", str(path), "--out", str(tmp_path / "run")).out
-    assert "the work shows only as it runs" in out
+    assert "Where there is no time, it cannot be told before." in out
 
 
 def test_what_the_machine_cannot_hold_is_refused_before_it_is_trained(
@@ -143,6 +143,26 @@ def test_train_tells_what_became_of_the_network(command: Callable[..., Told]) ->
     assert result.code == 0, result.err
     assert "MLP 64-2-10" in result.out
     assert "test accuracy" in result.out
+
+
+def test_a_run_that_was_not_begun_is_forecast_even_if_it_is_to_be_resumed(
+    working: str, tmp_path: Path, command: Callable[..., Told]
+) -> None:
+    out = str(tmp_path / "run")
+    assert "what it will take" in command("run", working, "--out", out, "--resume").out
+    assert "what it will take" not in command("run", working, "--out", out, "--resume").out
+
+
+def test_a_study_has_its_own_reference_work(command: Callable[..., Told], tmp_path: Path) -> None:
+    result = command("run", "settings", "--reference-work", "7", "--out", str(tmp_path / "run"))
+    assert result.code == 2
+    assert "settings:reference_work=7" in result.err
+
+
+def test_what_has_no_network_is_not_trained(command: Callable[..., Told]) -> None:
+    result = command("train", "quadratic")
+    assert result.code == 2
+    assert "quadratic has no network to train" in result.err
 
 
 def test_train_names_what_there_is_none_of(command: Callable[..., Told]) -> None:

@@ -56,11 +56,16 @@ def test_a_scale_brings_problems_and_settings_of_its_own(counting: str) -> None:
     assert list(plan.families) == ["quadratic(dimension=5)"]
     assert len(plan.cells) == 1  # one seed, unlike the first scale
     changed = study.plan(parse(f"{counting}:numbers=[4]"), scale="paper", seeds=2, dtype="float64")
+    assert changed.request.scale == ""  # no longer that scale as it is
     assert changed.request.parameters["numbers"] == (4,)
     assert (len(changed.cells), changed.request.dtype) == (2, "float64")
     assert study.plan(Specification(counting, {})).request.scale == "quick"
-    with pytest.raises(ValueError, match=r"no scale 'small'.* the study .* has quick, paper"):
+    with pytest.raises(ValueError, match=r"has no scale small; it has quick, paper"):
         study.plan(Specification(counting, {}), scale="small")
+    with pytest.raises(ValueError, match=r"no scale 'papr'; did you mean 'paper'"):
+        study.plan(Specification(counting, {}), scale="papr")
+    with pytest.raises(ValueError, match="no scale ''"):
+        study.plan(Specification(counting, {}), scale="")
 
 
 def test_every_scale_of_every_study_can_be_planned() -> None:

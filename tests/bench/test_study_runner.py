@@ -133,6 +133,9 @@ def test_the_command_line_runs_a_study_and_prints_what_was_found(
     output = capsys.readouterr().out
     assert "Sum: 24." in output  # 3 + 4, and ten more
     assert f"Report: {out}/report/index.html" in output
+    described = json.loads((out / "run.json").read_text())
+    command = f"ihvp-bench run {counting}:numbers=[4] -p {one[1]} --seeds 1"  # wherever it lies
+    assert described["command"].replace("'", "") == command
     assert invoke("report", str(out), monkeypatch=monkeypatch) == 0
     failing = [str(out.with_name("failing")) if argument == str(out) else argument for argument in one]
     assert invoke("run", f"{counting}:bad=1", *failing, monkeypatch=monkeypatch) == 1
@@ -171,3 +174,19 @@ def test_studies_are_listed(capsys: pytest.CaptureFixture[str], monkeypatch: pyt
     output = capsys.readouterr().out
     for name in ("condition", "settings", "phase", "quickstart"):
         assert name in output
+
+
+def test_whole_runs_are_published_and_others_are_not(
+    counting: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    gallery = ["--gallery", str(tmp_path / "gallery")]
+    study_runner.run(planned(counting, ":bad=2"), tmp_path / "failed")
+    assert invoke("publish", str(tmp_path / "failed"), *gallery, monkeypatch=monkeypatch) == 2
+    assert "4 cells of" in capsys.readouterr().err
+    assert invoke("publish", str(tmp_path / "none"), *gallery, monkeypatch=monkeypatch) == 2
+    assert "holds no report" in capsys.readouterr().err
+    assert not (tmp_path / "gallery").exists()
+    study_runner.run(planned(counting), tmp_path / "whole")
+    assert invoke("publish", str(tmp_path / "whole"), *gallery, monkeypatch=monkeypatch) == 0
+    assert (tmp_path / "gallery" / "counting_quick" / "origin.json").exists()
+    assert "counting_quick" in (tmp_path / "gallery" / "index.html").read_text()

@@ -130,8 +130,8 @@ def test_findings_tell_what_each_batch_did_and_what_theory_said():
         "At the full-batch step η = 0.500, after 100 steps, b = 2 diverged (2 of 2 trials), b = 4 and 8 "
         "stalled (median correlation 0.700 and 0.900) and b = 32 converged (median correlation 0.9991), "
         "where gradient similarity has 0.400. Theory asks for b ≥ 5, where the trace alone asks for 3, and "
-        "by ηL_b/2 < 1 calls b = 8 and 32 stable. That what is stable converges and what is not does not is"
-        " true of 3 of 4 batches. Of the stable ones none diverged. Stable, but stalled on a floor of "
+        "by ηL_b/2 < 1 calls b = 8 and 32 stable. That and the outcome, whether it converges, agree for "
+        "3 of 4 batches. Of the stable ones none diverged. Stable, but stalled on a floor of "
         "noise: b = 8, with a relative error of 0.300, where theory's bound allows 0.500. The self-tuned "
         "solver ended at 0.9998 after 45 steps on all data, 2.50 passes over the data with set-up. The "
         "paper's rule ended at 0.600 after 45 steps on b = 3, 2.50 passes over the data with set-up."
@@ -142,7 +142,7 @@ def test_findings_where_theory_errs_or_nothing_was_stable_or_steps_are_few():
     told = findings(frame(gone(8, half=0.8)))["tiny"]
     assert "calls every batch here stable" in told
     assert "Of the stable ones b = 8 diverged in 1 of 1 trial." in told
-    assert "true of 0 of 1 batch." in told
+    assert "agree for 0 of 1 batch." in told
     told = findings(frame(trial(2, 0.5, half=2.0, time=1.5, unit="token")))["tiny"]
     assert "calls no batch here stable" in told
     assert "Of the stable ones" not in told
@@ -192,11 +192,11 @@ def test_too_few_steps_decide_nothing_of_a_stall():
         assert "With ηλT < 3 a stall decides nothing" in each.numbers
     told = findings(rows)["tiny"]
     assert "noise" not in told
-    assert "true of" not in told
+    assert "agree for" not in told
     # What converged or diverged is known all the same, as is all with ηλT = 3.
     rows = frame(gone(2, **short), trial(8, 0.9, **short), trial(32, 0.99, **short))
     assert [each.verdict for each in conclusions(rows)] == ["holds", "undecided", "holds", "holds"]
-    assert "true of 2 of 2 batches that did not merely stall" in findings(rows)["tiny"]
+    assert "agree for 2 of 2 batches that did not merely stall" in findings(rows)["tiny"]
     assert conclusions(frame(trial(8, 0.9, time=3.0)))[2].verdict == "fails"
 
 

@@ -102,6 +102,29 @@ def test_what_was_interrupted_is_not_published(report: Path, tmp_path: Path) -> 
     assert not (tmp_path / "gallery").exists()
 
 
+def test_a_run_that_is_none_of_a_scale_needs_a_name(report: Path, tmp_path: Path) -> None:
+    own = RUN["experiment"] | {"study": "counting", "scale": ""}  # type: ignore[operator]
+    with pytest.raises(ValueError, match="--name"):
+        publish(report, RUN | {"experiment": own}, tmp_path / "gallery")
+    assert not (tmp_path / "gallery").exists()
+    assert publish(report, RUN | {"experiment": own}, tmp_path / "gallery", "mine").name == "mine"
+
+
+def test_changed_sources_are_told(report: Path, tmp_path: Path) -> None:
+    publish(report, RUN | {"git": {"revision": "0123456789abcdef", "dirty": True}}, tmp_path)
+    assert "revision 0123456789 with uncommitted changes" in (tmp_path / "README.md").read_text()
+
+
+def test_a_damaged_entry_is_named_before_anything_is_written(report: Path, tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "origin.json").write_text("{")
+    with pytest.raises(ValueError, match=r"other is damaged .*: publish it again, or remove it"):
+        publish(report, RUN, tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} >= {"other"}
+    assert not (tmp_path / "counting").exists()
+    assert not (tmp_path / "index.html").exists()
+
+
 def test_a_folder_of_somebody_elses_is_left_alone(report: Path, tmp_path: Path) -> None:
     own = tmp_path / "gallery" / "counting"
     own.mkdir(parents=True)

@@ -140,9 +140,10 @@ def test_finding_tells_every_number():
         "correlation of 0.50 with plain gradient similarity (0.30 to 0.70 over 2 queries); 2 of the 4 most "
         "influential are the same, where chance gives 0.8. Whether the inverse makes the answers more "
         "specific to the query is not decided: scores of different queries correlate at 0.200 (mean |ρ|) "
-        "with it and at 0.450 without, a change of -0.250 of two queries, too few for a standard error; two "
-        "queries have 2 and 4 of their 4 in common. Of the query's class are 2.5 of the 4 with the "
-        "inverse and 2 without. 2 with it and 4 without are among the 4 of largest gradient norm."
+        "with it and at 0.450 without, a change of -0.250 of two queries, too few for a standard error. Two "
+        "queries have 2 of their 4 in common with it and 4 without. Of the query's class are 2.5 of the 4 "
+        "with the inverse and 2 without. 2 of those with it and 4 of those without are among the 4 examples "
+        "of largest gradient norm."
     }
 
 
