@@ -12,6 +12,8 @@ from reports.phase_rows import CONTRACTS, GROWS, NO_MEAN, OPEN, STABLE, classifi
 from reports.rows import in_order
 
 # Of the cells that theory decides, the share that must agree; single paths and short runs may not.
+# 2/(λ_max + λ) in units of 1/(λ_max + λ).
+MEAN_LIMIT = 2.0
 _AGREE = 0.9
 
 
@@ -72,18 +74,22 @@ def _falls(own: pd.DataFrame, factor: float) -> bool | None:
     """Whether the step that diverges first falls from larger batches to smaller ones as 2/L_b does.
 
     Of two batches whose 2/L_b are more than a `factor` of the grid apart the smaller must diverge at smaller
-    steps already, unless both do within that factor of their 2/L_b. None where no two that did diverge are so
-    far apart.
+    steps already, unless both do within that factor of their 2/L_b. Beyond 2/(λ_max + λ) the mean diverges
+    whatever the batch, so that two that stay up to there tell nothing; if no other two do, it does not fall.
+    None where no two that did diverge are so far apart.
     """
     known = own.dropna(subset=["first_diverged"]).sort_values("batch_size")
     allowed = factor * (1 + 1e-9)
-    found = []
+    found: list[bool | None] = []
     for small, large in combinations(known.to_dict("records"), 2):
         if large["sufficient"] > small["sufficient"] * allowed:
             ratios = [each["first_diverged"] / each["sufficient"] for each in (small, large)]
             near = all(1 / allowed <= ratio <= allowed for ratio in ratios)
-            found.append(near or small["first_diverged"] < large["first_diverged"])
-    return all(found) if found else None
+            falls = small["first_diverged"] < large["first_diverged"]
+            untold = small["first_diverged"] == large["first_diverged"] >= MEAN_LIMIT
+            found.append(True if near or falls else None if untold else False)
+    decided = [each for each in found if each is not None]
+    return (bool(decided) and all(decided)) if found else None
 
 
 def _of(agrees: pd.Series) -> str:

@@ -131,7 +131,12 @@ def _entry(folder: Path, run: dict[str, Any]) -> dict[str, Any]:
         "made": " · ".join(part for part in made if part),
         "findings": _paragraphs(findings) if findings.exists() else [],
         "conclusions": read_conclusions(told) if told.exists() else [],
-        "figures": [f"{folder.name}/{path.name}" for path in sorted(folder.glob("*.png"))],
+        # Not those of single problems, of which there may be many.
+        "figures": [
+            f"{folder.name}/{path.name}"
+            for path in sorted(folder.glob("*.png"))
+            if not path.name.startswith("error-")
+        ],
     }
 
 

@@ -67,8 +67,8 @@ def _trace(paper: pd.DataFrame) -> Conclusion:
         low, high = number(halves.min()), number(halves.max())
         numbers = (
             f"ηL_b/2, L_b found from below, is {low if low == high else f'{low} to {high}'}; that it is "
-            "below 1, which suffices for stability in mean square, is not refuted on "
-            f"{int((halves < 1).sum()) or 'none'} of {len(known)} problems. Runs diverged on "
+            "below 1, which suffices for stability in mean square, is refuted on "
+            f"{int((halves >= 1).sum()) or 'none'} of {len(known)} problems. Runs diverged on "
             f"{int((~ended).sum()) or 'none'}."
         )
     return Conclusion(

@@ -213,6 +213,10 @@ def first_diverged(measured: dict[int, float], predicted: dict[int, float]) -> l
         # 2/L_b falls by factors of 4, and nothing that was measured does.
         ({4: 2.0, 16: 2.0, 64: 2.0}, {4: 0.25, 16: 0.5, 64: 2.0}, "fails"),
         ({4: 0.5, 16: 1.0, 64: 2.0}, {4: 0.25, 16: 0.5, 64: 2.0}, "holds"),
+        # Up to 2/(λ_max + λ) both larger ones stay: no batch goes further.
+        ({4: 0.5, 16: 2.0, 64: 2.0}, {4: 0.25, 16: 0.5, 64: 2.0}, "holds"),
+        # Below that, two that diverge alike do not fall.
+        ({4: 1.0, 16: 1.0, 64: 2.0}, {4: 0.125, 16: 0.5, 64: 2.0}, "fails"),
         # By a factor of 2.5, more than the grid's; each is within the grid's of what was measured.
         ({4: 1.0, 64: 1.0}, {4: 0.6, 64: 1.5}, "holds"),
         # By less than the grid tells.

@@ -221,11 +221,11 @@ def test_conclusion_on_the_traces_batch():
     assert (found.verdict, found.where) == ("partly", "rule for the batch size")
     assert found.numbers == (
         "ηL_b/2, L_b found from below, is 0.800 to 1.50; that it is below 1, which suffices for stability in "
-        "mean square, is not refuted on 1 of 2 problems. Runs diverged on none."
+        "mean square, is refuted on 1 of 2 problems. Runs diverged on none."
     )
     # What is known from below alone is refuted by a run that diverged.
     (_, found) = conclusions(pd.DataFrame([paper(status="diverged", error=NAN)]))
     assert found.verdict == "fails"
-    assert found.numbers.endswith("not refuted on 1 of 1 problems. Runs diverged on 1.")
+    assert found.numbers.endswith("is refuted on none of 1 problems. Runs diverged on 1.")
     assert conclusions(pd.DataFrame([paper(half_step_second_moment=NAN)]))[1].verdict == "undecided"
     assert conclusions(pd.DataFrame([sharp()])) == []
