@@ -20,8 +20,8 @@ $(INSTALLED): pyproject.toml constraints.txt
 quickstart: $(INSTALLED)
 	$(BIN)/ihvp-bench run quickstart
 
-# A file's tests share what they solved, so files go to the cores whole.
-TEST := $(BIN)/python -m pytest --numprocesses auto --dist loadfile --benchmark-disable
+# A file's tests share what they solved, so files go to the cores whole, in the order of tests/conftest.py.
+TEST := $(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder --benchmark-disable
 
 test: $(INSTALLED)
 	$(TEST)

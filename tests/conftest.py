@@ -15,6 +15,16 @@ from problems.cache import ENVIRONMENT_VARIABLE
 torch.set_num_threads(1)
 
 
+# Files that take longest, which begin so that at the end no core waits for another.
+LONGEST = ("test_conformance.py", "test_documents.py", "test_tuned_lissa.py", "test_suite_subjects.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files first, all others in their order."""
+    places = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path.name, len(LONGEST)))
+
+
 @pytest.fixture(scope="session", autouse=True)
 def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Checkpoints of the tests never meet the user's."""

@@ -63,7 +63,9 @@ def _answer(url: str) -> Any:
 
     def connect() -> None:
         try:
-            outcome.put(urllib.request.urlopen(request, timeout=SECONDS_OF_SILENCE))
+            # Of its own, since urlopen's keeps the proxies that were set when it was first used.
+            opener = urllib.request.build_opener()
+            outcome.put(opener.open(request, timeout=SECONDS_OF_SILENCE))
         except Exception as error:
             outcome.put(error)
 
