@@ -49,6 +49,19 @@ def test_what_is_not_there_and_who_does_not_listen(web: Web) -> None:
         download(f"{NOWHERE}/file")
 
 
+def test_proxies_are_those_of_the_moment(web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
+    url = web.serve("file", b"abc")
+    assert download(url) == b"abc"
+    with monkeypatch.context() as patch:
+        for name in ("no_proxy", "NO_PROXY"):
+            patch.delenv(name, raising=False)
+        for name in ("http_proxy", "HTTP_PROXY"):
+            patch.setenv(name, "http://127.0.0.1:9")
+        with pytest.raises(OSError, match="refused"):
+            download(url)
+    assert download(url) == b"abc"
+
+
 def test_who_does_not_answer_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     assert module.SECONDS_TO_ANSWER <= 10
     monkeypatch.setattr(module, "SECONDS_TO_ANSWER", 0.05)
