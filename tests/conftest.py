@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 import pytest
@@ -13,6 +14,8 @@ from problems.cache import ENVIRONMENT_VARIABLE
 
 # The tensors of tests are small: threads that wait for each other would take more time than they save.
 torch.set_num_threads(1)
+# So too in the commands that tests run, beside which the other cores have tests of their own.
+os.environ["OMP_NUM_THREADS"] = "1"
 
 
 # Files that take longest, which begin so that at the end no core waits for another.
