@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from bench.experiments._budget import product_work
 from problems import Problem
 from problems.operators.base import CurvatureOperator
 from problems.spectrum.lanczos import extreme_eigenvalues
@@ -94,7 +95,7 @@ def measure_sampling(problem: Problem, sizes: Sequence[int]) -> Sampling:
 
 def expected_work(problem: Problem, sizes: Sequence[int]) -> float:
     """Gradient equivalents that both take where p is not dense, about."""
-    operator, product = problem.operator, 5 / 3
+    operator, product = problem.operator, product_work(problem)
     # Of parts of sequences one more space for each size, whose squares are means over more of them.
     length = operator.num_examples / operator.num_draws
     partial = sum(units < math.floor(length) for units in sizes)

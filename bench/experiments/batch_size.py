@@ -14,6 +14,8 @@ from torch import Tensor
 
 import solvers
 from bench.experiments._batches import check_batch_sizes, whole_units
+from bench.experiments._budget import product_work, reference_work
+from bench.experiments._numbers import NAN, number
 from bench.experiments._sampling import Sampling, expected_work, measure_sampling, measure_spectrum
 from bench.study import OnProgress, Piece, Row, Scale, Study
 from problems import Problem
@@ -26,12 +28,10 @@ from solvers.driver import RUNAWAY, WORSE_THAN_NOTHING
 from solvers.measured import PapersMeasurements
 from solvers.solution import worst
 
-NAN = float("nan")
 # From one recorded step to the next at least one, and at most this factor.
 GROWTH = 1.25
-# Measured on the named networks, for the forecast: products of CG to the reference's error, and gradient
-# equivalents of the self-tuned solver.
-CG_PRODUCTS, TUNED_WORK = 15, 120.0
+# Gradient equivalents of the self-tuned solver as measured on the named networks, for the forecast.
+TUNED_WORK = 120.0
 # Gradients taken at once: a call holds all of its own twice.
 GRADIENTS_AT_ONCE = 8
 
@@ -199,15 +199,14 @@ class BatchSize(Study):
         return [common | _solved(prepared, solver, setup_work, seed, on_progress)]
 
     def expected_work(self, problem: Problem) -> float:
-        operator, columns = problem.operator, problem.num_columns
-        whole = (1 + 4 * columns) / 3
-        sizes = self.sizes(problem)
+        operator, sizes = problem.operator, self.sizes(problem)
+        whole = product_work(problem, problem.num_columns)
         # As many draws go through the network as hold the batch, whole even where parts of them count.
         steps = sum(
             self.trials_of(size) * self.num_steps * operator.draws_in(units) / operator.num_draws * whole
             for size, units in sizes.items()
         )
-        reference = (1 + 4 * problem.size) / 3 if problem.is_dense else CG_PRODUCTS * whole
+        reference = reference_work(problem, self.reference_work)
         return steps + reference + expected_work(problem, list(sizes.values())) + TUNED_WORK
 
     def report(self, rows: pd.DataFrame, run: dict[str, Any], directory: Path) -> Path:
@@ -274,8 +273,8 @@ def _common(prepared: Prepared, study: BatchSize) -> Row:
         "num_influences": len(prepared.gradients),
         "gradient_bytes": prepared.gradients.numel() * prepared.gradients.element_size(),
         "start_correlation": _correlation(prepared, start)["correlation"],
-        "start_error": _number(worst(error)),
-        "reference_error": _number(problem.reference_error),
+        "start_error": number(worst(error)),
+        "reference_error": number(problem.reference_error),
     }
 
 
@@ -332,7 +331,7 @@ def _trial(prepared: Prepared, solver: Solver, seed: int, trial: int) -> list[Ro
                     "epochs": step * batch_size / operator.num_examples,
                     "work": work.equivalents(work.passes - before),
                     **_correlation(prepared, iterate.x),
-                    "error": _number(worst(problem.error(iterate.x))),
+                    "error": number(worst(problem.error(iterate.x))),
                 }
             )
         if gone:
@@ -360,7 +359,7 @@ def _solved(prepared: Prepared, solver: Solver, setup_work: float, seed: int, on
         "work": work,
         **ended,
         **_chosen(solution, solver, problem),
-        "error": _number(worst(solution.error)),
+        "error": number(worst(solution.error)),
         "diverged": float(solution.status == Status.DIVERGED),
         "diverged_at": NAN,
         "status": str(solution.status),
@@ -374,12 +373,8 @@ def _chosen(solution: Solution, solver: Solver, problem: Problem) -> Row:
     chosen = {name: solution.diagnostics.get(name, value) for name, value in settings.items()}
     batch = chosen["batch_size"]
     return {
-        "chosen_step_size": _number(chosen["step_size"]),
-        "batch_size": problem.operator.num_examples if batch == "full" else _number(batch),
+        "chosen_step_size": number(chosen["step_size"]),
+        "batch_size": problem.operator.num_examples if batch == "full" else number(batch),
         "full_data": float(batch == "full"),
         "why": str(solution.diagnostics.get("why", "")),
     }
-
-
-def _number(value: Any) -> float:
-    return float(value) if isinstance(value, int | float) else NAN

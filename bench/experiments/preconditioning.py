@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 import solvers
+from bench.experiments._numbers import NAN, number
 from bench.study import OnProgress, Piece, Row, Scale, Study
 from problems import Problem
 from problems.validation import check_counts
@@ -22,7 +23,6 @@ from solvers.cg import ConjugateGradient
 from solvers.preconditioner import NONE, ApproximateInverse, Preconditioner, as_preconditioner
 from solvers.solution import worst
 
-NAN = float("nan")
 # With CG also a small sketch, for few right-hand sides, and the exact blocks of layers: no preconditioner by
 # layers can do what they cannot. Not with LiSSA the diagonal, which makes more steps necessary.
 PRECONDITIONERS = (NONE, "jacobi", "nystrom", "nystrom(rank=64)", "ekfac", "block_diagonal")
@@ -196,12 +196,12 @@ class Preconditioning(Study):
         known = {
             "setup_work": solution.setup_work,
             "setup_products": NAN,
-            "planned_steps": _number(told.get("num_steps")),
-            "batch_size": problem.operator.num_examples if batch == "full" else _number(batch),
-            "chains": _number(told.get("chains")),
-            "step_size": _number(told.get("step_size")),
-            "noise_constant": _number(told.get("noise_constant")),
-            "pilot_work": _number(told.get("pilot_work")),
+            "planned_steps": number(told.get("num_steps")),
+            "batch_size": problem.operator.num_examples if batch == "full" else number(batch),
+            "chains": number(told.get("chains")),
+            "step_size": number(told.get("step_size")),
+            "noise_constant": number(told.get("noise_constant")),
+            "pilot_work": number(told.get("pilot_work")),
             **_ended(str(solution.status), solution.reason),
             "why": str(told.get("why", "")),
         }
@@ -210,7 +210,7 @@ class Preconditioning(Study):
             "step": solution.steps,
             "products": NAN,
             "work": solution.setup_work + solution.work,
-            "error": _number(worst(solution.error)),
+            "error": number(worst(solution.error)),
         }
         return [known | end, *({**known, "target": NAN, **point} for point in _path(solution))]
 
@@ -221,7 +221,7 @@ def _path(solution: Solution) -> list[Row]:
             "step": record.step,
             "products": NAN,
             "work": solution.setup_work + record.work,
-            "error": _number(record.error),
+            "error": number(record.error),
         }
         for record in solution.history
     ]
@@ -246,7 +246,3 @@ def _missed(target: float) -> Row:
 
 def _ended(status: str, reason: str) -> Row:
     return {"status": status, "reason": reason}
-
-
-def _number(value: Any) -> float:
-    return float(value) if isinstance(value, int | float) else NAN

@@ -27,6 +27,7 @@ from reports.role import build_role
 from solvers import Record
 from solvers.measured import MOST_PRODUCTS, SAMPLE, TOLERANCE, sample_of
 from solvers.solution import worst
+from solvers.theory import cg_steps
 
 NAN = float("nan")
 # The problem's own λ, at which the examples themselves are kept.
@@ -178,9 +179,9 @@ class Role(Study):
         measured = SAMPLE / draws if draws > 2 * SAMPLE else 1.0
         ranked = len(self._indices(problem)) / len(problem.task.training)
         product = (1 + 4 * problem.num_columns) / 3
-        steps = sum(_steps(1 + ASSUMED / multiple, accuracy) for multiple in self.multiples)
+        steps = sum(cg_steps(1 + ASSUMED / multiple, accuracy) for multiple in self.multiples)
         return (
-            _steps(1 + ASSUMED, TOLERANCE) * measured * 5 / 3
+            cg_steps(1 + ASSUMED, TOLERANCE) * measured * 5 / 3
             + (2 + len(self.multiples)) * ranked
             + (steps + 2 * len(self.multiples)) * product
         )
@@ -217,12 +218,6 @@ class Role(Study):
             "text": exhibit.text if looks else "",
             "picture": base64.b64encode(exhibit.picture).decode("ascii") if looks else "",
         }
-
-
-def _steps(condition: float, accuracy: float) -> int:
-    """CG's steps to a relative residual, by 2((√κ − 1)/(√κ + 1))ᵗ ≤ accuracy."""
-    root = math.sqrt(condition)
-    return math.ceil(math.log(2 / accuracy) / -math.log((root - 1) / (root + 1)))
 
 
 def _summaries(scores: Tensor, prepared: Prepared) -> list[Row]:

@@ -23,6 +23,7 @@ from bench.experiments._budget import (
     reference_work,
     spectrum_work,
 )
+from bench.experiments._numbers import NAN, number
 from bench.study import OnProgress, Piece, Row, Scale, Study
 from problems import Problem
 from problems.scaling import relative_norms
@@ -34,7 +35,6 @@ from solvers.certify import certify
 from solvers.measured import TRACE_PRODUCTS, sample_of
 from solvers.solution import worst
 
-NAN = float("nan")
 RULES = ("paper", "sharp")
 # What LiSSA reports of the settings it chose, numbers apart from `rule`, `batch_size` and `why`.
 NUMBERS = (
@@ -162,7 +162,7 @@ class Settings(Study):
             **_spectrum(prepared.spectrum),
             **_outcome(solution),
             **_chosen(solution, problem),
-            "reference_error": _number(problem.reference_error),
+            "reference_error": number(problem.reference_error),
         }
         return [row | (_decomposition(problem, solution, row) if piece["rule"] == "paper" else {})]
 
@@ -188,8 +188,8 @@ def _outcome(solution: Solution) -> Row:
     return {
         "status": str(solution.status),
         "reason": solution.reason,
-        "error": _number(worst(solution.error)),
-        "residual": _number(worst(solution.residual)),
+        "error": number(worst(solution.error)),
+        "residual": number(worst(solution.residual)),
         "steps": solution.steps,
         "total_work": solution.setup_work + solution.work,
         "setup_work": solution.setup_work,
@@ -202,8 +202,8 @@ def _chosen(solution: Solution, problem: Problem) -> Row:
     told = solution.diagnostics
     batch = told.get("batch_size")
     return {
-        **{name: _number(told.get(name)) for name in NUMBERS},
-        "batch_size": problem.operator.num_examples if batch == "full" else _number(batch),
+        **{name: number(told.get(name)) for name in NUMBERS},
+        "batch_size": problem.operator.num_examples if batch == "full" else number(batch),
         "full_data": batch == "full",
         "why": str(told.get("why", "")),
     }
@@ -242,8 +242,4 @@ def _decomposition(problem: Problem, solution: Solution, row: Row) -> Row:
         found["half_step_second_moment"] = (
             step * (float(problem.ground_truth.eigen[0][-1]) + problem.damping) / 2
         )
-    return {name: _number(value) for name, value in found.items()}
-
-
-def _number(value: Any) -> float:
-    return float(value) if isinstance(value, int | float) else NAN
+    return {name: number(value) for name, value in found.items()}

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 import solvers
+from bench.experiments._numbers import NAN, number
 from bench.experiments._solver import solver_of
 from bench.study import OnProgress, Piece, Row, Scale, Study
 from problems import Problem, ProblemFamily
@@ -24,7 +25,6 @@ from solvers import Record, Solution, Solver
 from solvers.lissa import LiSSA
 from solvers.solution import worst
 
-NAN = float("nan")
 # A standard error of pairs takes a few of them.
 FEWEST_PAIRS = 3
 # Rows of which products are taken at once, in float64.
@@ -112,7 +112,7 @@ class Similarity(Study):
             "status": str(solution.status),
             "reason": solution.reason,
             "steps": solution.steps,
-            "residual": _number(worst(solution.residual)),
+            "residual": number(worst(solution.residual)),
             "asymmetry": NAN,
             "correction": NAN,
             "cut": float(problem.facts.get(CUT, 0.0)),
@@ -193,7 +193,3 @@ def _share(problem: Problem, solver: LiSSA) -> float:
     assert isinstance(solver.batch_size, int)
     draws = math.ceil(solver.batch_size * problem.operator.num_draws / problem.operator.num_examples)
     return draws / problem.operator.num_draws
-
-
-def _number(value: float | None) -> float:
-    return NAN if value is None else value
