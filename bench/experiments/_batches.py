@@ -37,13 +37,15 @@ def whole_units(problem: Problem, examples: int, tokens_per_example: int) -> int
     return size if size < length else math.floor(round(size / length) * length)
 
 
-def parts_of(problem: Problem, batch_size: int) -> int | None:
+def parts_of(problem: Problem, batch_size: int) -> int:
     """Parts of each sequence of which E h̃² is taken to be the mean: as many as make some hundred in all.
 
-    No more than a sequence has, so 1 where draws are whole; None, as many as can be, of small problems.
+    No more than a sequence has, so 1 where draws are whole; of small problems as many as it has tokens, each
+    of which then counts equally often.
     """
-    if problem.is_dense:
-        return None
     operator = problem.operator
-    share = sequences_for(batch_size, operator.num_examples / operator.num_draws)[1]
+    length = operator.num_examples / operator.num_draws
+    share = sequences_for(batch_size, length)[1]
+    if problem.is_dense and share < 1:
+        return math.ceil(length)
     return min(math.ceil(1 / share), max(1, PARTS // operator.num_draws))

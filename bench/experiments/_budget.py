@@ -8,6 +8,7 @@ from problems import Problem
 from problems.operators.network import NetworkOperator
 from problems.spectrum.summary import LEAST_STEPS, MOST_PAIRS, NOISE_BATCH, SHARES, SMALLEST_BUDGET
 from problems.work import JACOBIAN_COST
+from solvers.measured import TRACE_PRODUCTS
 
 # What stops by itself takes no more, whatever its share: Lanczos for λ_max in products, LOBPCG for R in
 # steps.
@@ -54,6 +55,12 @@ def spectrum_work(problem: Problem, budget: float) -> float:
         + min(shares["noise"], pairs)
         + constant
     )
+
+
+def papers_rule_work(problem: Problem) -> float:
+    """What `measure_for_papers_rule` takes: λ_max, and Tr(H) by XTrace in two blocks of vectors."""
+    vectors = min(TRACE_PRODUCTS, 2 * problem.size) // 2
+    return LANCZOS_PRODUCTS * product_work(problem) + 2 * product_work(problem, vectors)
 
 
 def reference_work(problem: Problem, most: float = math.inf) -> float:

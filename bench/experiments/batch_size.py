@@ -14,9 +14,9 @@ from torch import Tensor
 
 import solvers
 from bench.experiments._batches import check_batch_sizes, whole_units
-from bench.experiments._budget import product_work, reference_work
+from bench.experiments._budget import papers_rule_work, product_work, reference_work
 from bench.experiments._numbers import NAN, number
-from bench.experiments._sampling import Sampling, expected_work, measure_sampling, measure_spectrum
+from bench.experiments._sampling import Sampling, expected_work, measure_sampling
 from bench.study import OnProgress, Piece, Row, Scale, Study
 from problems import Problem
 from problems.validation import check_counts
@@ -25,7 +25,7 @@ from reports.batch_size_rows import FIXED, PAPERS_RULE, SELF_TUNED
 from solvers import Record, Solution, Solver, Status, theory
 from solvers.certify import certify
 from solvers.driver import RUNAWAY, WORSE_THAN_NOTHING
-from solvers.measured import PapersMeasurements
+from solvers.measured import PapersMeasurements, measure_for_papers_rule
 from solvers.solution import worst
 
 # From one recorded step to the next at least one, and at most this factor.
@@ -173,9 +173,12 @@ class BatchSize(Study):
             gradients[some] = problem.task.gradients(problem.task.training, some).T
         converged = (gradients @ problem.reference.to(gradients)).double()
         on_progress("λ_max and Tr(H)", 0.3)
-        measured, work = measure_spectrum(problem)
+        work, before = operator.work, operator.work.passes
+        # As LiSSA's own set-up by the paper's rule measures them with seed 0.
+        measured = measure_for_papers_rule(operator, problem.damping, torch.Generator().manual_seed(0))
+        spent = work.equivalents(work.passes - before)
         on_progress("L_b and R", 0.4)
-        return Prepared(problem, gradients, converged, measured, work, measure_sampling(problem, sizes))
+        return Prepared(problem, gradients, converged, measured, spent, measure_sampling(problem, sizes))
 
     def measure(
         self, problem: Problem, prepared: Prepared, piece: Piece, seed: int, on_progress: OnProgress
@@ -207,7 +210,8 @@ class BatchSize(Study):
             for size, units in sizes.items()
         )
         reference = reference_work(problem, self.reference_work)
-        return steps + reference + expected_work(problem, list(sizes.values())) + TUNED_WORK
+        sampling = expected_work(problem, list(sizes.values()))
+        return steps + reference + papers_rule_work(problem) + sampling + TUNED_WORK
 
     def report(self, rows: pd.DataFrame, run: dict[str, Any], directory: Path) -> Path:
         return build_batch_size(rows, run, directory)

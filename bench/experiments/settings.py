@@ -18,6 +18,7 @@ from bench.experiments._budget import (
     KRYLOV_STEPS,
     LANCZOS_PRODUCTS,
     check_budget,
+    papers_rule_work,
     pencil_work,
     product_work,
     reference_work,
@@ -32,7 +33,7 @@ from problems.spectrum.smoothness import second_moment_constant
 from reports.settings import build_settings
 from solvers import Record, Solution, theory
 from solvers.certify import certify
-from solvers.measured import TRACE_PRODUCTS, sample_of
+from solvers.measured import sample_of
 from solvers.solution import worst
 
 RULES = ("paper", "sharp")
@@ -125,8 +126,7 @@ class Settings(Study):
 
     def expected_work(self, problem: Problem) -> float:
         columns, operator = problem.num_columns, problem.operator
-        products = min(TRACE_PRODUCTS, 2 * problem.size) // 2
-        papers = LANCZOS_PRODUCTS * product_work(problem) + 2 * product_work(problem, products) + PAPERS_RUN
+        papers = papers_rule_work(problem) + PAPERS_RUN
         if operator.has_examples:
             width, steps = (3, OF_SMALL_STEPS) if problem.is_dense else (1, OF_LARGE["max_steps"])
             papers += pencil_work(problem, 5, width, steps)
