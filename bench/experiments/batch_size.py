@@ -80,17 +80,12 @@ class BatchSize(Study):
         ),
         "paper": Scale(
             (
-                "resnet18:width=64,curvature_size=50000",
-                "opt-125m:training_size=1024,context=512,damping=5.0,num_queries=1",
+                "resnet18:width=64,curvature_size=1000,num_queries=1",
+                "smollm2-135m:parameters=no_embeddings_no_norms,context=128,training_size=32,num_queries=1,"
+                "damping=5",
             ),
             dtype="float32",
-            parameters={
-                "batch_sizes": (5, 20, 100, 500),
-                "num_steps": 1000,
-                "num_influences": 50,
-                "few_trials": 10,
-                "reference_work": 2000.0,
-            },
+            parameters={"batch_sizes": (5, 20, 100, 500), "num_steps": 150, "many_trials_up_to": 20},
         ),
     }
 

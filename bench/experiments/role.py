@@ -77,9 +77,10 @@ class Role(Study):
         ),
         "paper": Scale(
             (
-                "resnet18:width=64,curvature_size=50000,num_queries=4",
-                "resnet50:width=64,data=cifar10,curvature_size=50000,num_queries=4",
-                "opt-1.3b:damping=5,training_size=256",
+                "resnet18:width=64,curvature_size=1000,num_queries=4",
+                "resnet50:width=64,data=cifar10,curvature_size=500,num_queries=3",
+                "smollm2-135m:parameters=no_embeddings_no_norms,context=128,training_size=32,num_queries=3,"
+                "damping=5",
             ),
             dtype="float32",
         ),

@@ -101,12 +101,13 @@ class Settings(Study):
         ),
         "paper": Scale(
             (
-                "resnet18:width=64,curvature_size=50000",
-                "resnet50:width=64,data=cifar10,curvature_size=50000",
-                "opt-1.3b:damping=5,training_size=1024,num_queries=1",
+                "resnet18:width=64,curvature_size=1000,num_queries=1",
+                "resnet50:width=64,data=cifar10,curvature_size=500,num_queries=1",
+                "smollm2-135m:parameters=no_embeddings_no_norms,context=128,training_size=32,num_queries=1,"
+                "damping=5",
             ),
             dtype="float32",
-            parameters={"reference_work": 500.0},
+            parameters={"budget": 100.0, "reference_work": 200.0},
         ),
     }
 

@@ -56,15 +56,14 @@ class Similarity(Study):
         "quick": Scale(("language_model",)),
         # At a tenth of λ_max as well as at a hundredth: how much the inverse can do depends on it.
         "small": Scale(("opt-small", "opt-small:damping=0.1", "smollm2-135m"), dtype="float32"),
-        # Of OPT-1.3B the linear maps of one layer of 24: 20 gradients of them all are 97 GB, and a solver
-        # holds several such blocks.
+        # All linear maps of a model that can be had: 20 gradients are 8.5 GB, and a solver holds several such
+        # blocks. The paper's λ and a tenth of it.
         "paper": Scale(
             (
-                r"opt-1.3b:parameters=layers\.12\.(self_attn\.|fc),context=512,training_size=64,damping=5",
-                "smollm2-135m:parameters=no_embeddings_no_norms,context=512,training_size=64,damping=5",
+                "smollm2-135m:parameters=no_embeddings_no_norms,context=128,training_size=32,damping=5",
+                "smollm2-135m:parameters=no_embeddings_no_norms,context=128,training_size=32,damping=0.5",
             ),
             dtype="float32",
-            parameters={"solver": "lissa:step_size=0.003,num_steps=1000,batch_size=2048"},
         ),
     }
 
