@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pandas as pd
 
-from reports.formats import number
+from reports.formats import number, signed
 
 FIXED, SELF_TUNED, PAPERS_RULE = "fixed", "self-tuned", "paper's rule"
 # e^−3 is what is left of the flattest direction of the start at ηλT = 3: below, a stall tells nothing.
@@ -166,7 +166,7 @@ def correlation_text(value: float) -> str:
     """Three decimals, four from 0.995 on, where they differ: 0.9123 → "0.912", 0.99984 → "0.9998"."""
     if not math.isfinite(value):
         return number(value)
-    return f"{value:.4f}" if 0.995 <= value < 0.99995 else f"{value:.3f}"
+    return f"{value:.4f}" if 0.995 <= value < 0.99995 else signed(f"{value:.3f}")
 
 
 def _gone(ends: pd.DataFrame) -> pd.Series:

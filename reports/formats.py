@@ -16,23 +16,28 @@ def number(value: float) -> str:
         return "∞" if value > 0 else "−∞"
     magnitude = abs(value)
     if magnitude < 1e6 and value == round(value):
-        return f"{round(value):,}"
+        return signed(f"{round(value):,}")
     if 99.95 <= magnitude < 1e5:
-        return f"{value:,.0f}"
+        return signed(f"{value:,.0f}")
     if 1e-2 <= magnitude < 99.95:
-        return f"{value:#.3g}"
+        return signed(f"{value:#.3g}")
     return scientific(f"{value:.1e}")
 
 
+def signed(text: str) -> str:
+    """A number's text with a minus sign, not a hyphen: "-0.25" → "−0.25"."""
+    return f"−{text[1:]}" if text.startswith("-") else text
+
+
 def scientific(text: str) -> str:
-    """1.2e-09 → 1.2e-9."""
-    mantissa, _, exponent = text.partition("e")
+    """1.2e-09 → 1.2e-9, whose exponent stays as one types it."""
+    mantissa, _, exponent = signed(text).partition("e")
     return f"{mantissa}e{int(exponent)}" if exponent else mantissa
 
 
 def count(value: float) -> str:
     """A whole number with all its digits: 1.3e9 → "1,300,000,000"."""
-    return f"{value:,.0f}" if math.isfinite(value) else number(value)
+    return signed(f"{value:,.0f}") if math.isfinite(value) else number(value)
 
 
 def setting(value: float) -> str:
@@ -74,12 +79,12 @@ def times(ratio: float) -> str:
     """A ratio: 4.13 → "4.1 ×", 87.4 → "87 ×"."""
     if math.isinf(ratio) or ratio >= 1e6:
         return f"{number(ratio)} ×"
-    return f"{ratio:.1f} ×" if ratio < 9.95 else f"{ratio:,.0f} ×"
+    return signed(f"{ratio:.1f} ×") if ratio < 9.95 else f"{ratio:,.0f} ×"
 
 
 def hundredths(value: float) -> str:
     """Two decimals, for ratios of which small differences count: 3 → "3.00", NaN → "–"."""
-    return f"{value:,.2f}" if math.isfinite(value) else number(value)
+    return signed(f"{value:,.2f}") if math.isfinite(value) else number(value)
 
 
 def listed(parts: Sequence[str]) -> str:

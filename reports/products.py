@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 
 from reports.folders import whole_folder
-from reports.formats import ABSENT, Formatter, count, duration, hundredths, spread
+from reports.formats import ABSENT, Formatter, count, duration, hundredths, signed, spread
 from reports.html import environment, image, template, when
 from reports.product_figure import draw_products
 from reports.product_rows import OURS, benchmarks, compare, pairs, read_products
@@ -116,7 +116,7 @@ def _over_floor(ours: pd.Series) -> str:
     """Signed: a backward pass may take more than the two forward passes it counts for."""
     if math.isnan(ours["floor"]):
         return ABSENT
-    return f"{100 * (ours['ratio'] / ours['floor'] - 1):+.0f} %".replace("-", "−")
+    return signed(f"{100 * (ours['ratio'] / ours['floor'] - 1):+.0f} %")
 
 
 def _verdict(ours: pd.Series) -> str:

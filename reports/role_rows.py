@@ -8,7 +8,7 @@ from itertools import combinations
 import numpy as np
 import pandas as pd
 
-from reports.formats import number
+from reports.formats import number, signed
 from reports.rows import in_order
 
 COLUMNS = {
@@ -99,7 +99,7 @@ def over_queries(rows: pd.DataFrame) -> pd.DataFrame:
 
 def few(value: float) -> str:
     """A mean of counts in two digits: 6.125 → "6.1", 0.0714 → "0.071", 10 → "10"."""
-    return f"{value:.2g}" if abs(value) < 100 else number(value)  # NaN too: "–"
+    return signed(f"{value:.2g}") if abs(value) < 100 else number(value)  # NaN too: "–"
 
 
 def _change(group: pd.DataFrame) -> tuple[float, float]:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import pandas as pd
 
 from reports.conclusions import Conclusion, Verdict, together
-from reports.formats import count, hundredths, number, setting
+from reports.formats import count, hundredths, number, setting, signed
 from reports.role_rows import OWN, few, over_queries
 from reports.rows import in_order
 from reports.study import plus_minus
@@ -201,5 +201,5 @@ def _at(row: pd.Series) -> str:
 def _correlation(value: float) -> str:
     """Two decimals, and no 1 that is none."""
     if ALIKE < abs(value) < 1:
-        return f"{math.copysign(math.floor(abs(value) * 1000) / 1000, value):.3f}"
+        return signed(f"{math.copysign(math.floor(abs(value) * 1000) / 1000, value):.3f}")
     return hundredths(value)

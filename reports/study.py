@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from reports.conclusions import Conclusion, write_conclusions
 from reports.folders import whole_folder
-from reports.formats import number, scientific
+from reports.formats import number, scientific, signed
 from reports.html import environment, image, plain, template, threads, when
 from reports.paper import paper_style, save
 
@@ -101,7 +101,7 @@ def plus_minus(value: float, error: float) -> str:
     decimals = 1 - math.floor(math.log10(error))
     if decimals > 5:
         return f"{number(value)} ± {scientific(f'{error:.1e}')}"
-    return f"{value:,.{max(decimals, 0)}f} ± {error:,.{max(decimals, 0)}f}"
+    return f"{signed(f'{value:,.{max(decimals, 0)}f}')} ± {error:,.{max(decimals, 0)}f}"
 
 
 def model_facts(row: pd.Series) -> list[tuple[str, str, str]]:

@@ -269,7 +269,7 @@ def test_seeds_in_which_the_rule_diverged_count_against_it(lost):
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(0.9123, "0.912"), (0.99984, "0.9998"), (0.999999, "1.000"), (-0.05, "-0.050"), (math.nan, "–")],
+    [(0.9123, "0.912"), (0.99984, "0.9998"), (0.999999, "1.000"), (-0.05, "−0.050"), (math.nan, "–")],
 )
 def test_correlations_keep_the_digits_that_differ(value, text):
     assert correlation_text(value) == text

@@ -140,7 +140,7 @@ def test_finding_tells_every_number():
         "correlation of 0.50 with plain gradient similarity (0.30 to 0.70 over 2 queries); 2 of the 4 most "
         "influential are the same, where chance gives 0.8. Whether the inverse makes the answers more "
         "specific to the query is not decided: scores of different queries correlate at 0.200 (mean |ρ|) "
-        "with it and at 0.450 without, a change of -0.250 of two queries, too few for a standard error. Two "
+        "with it and at 0.450 without, a change of −0.250 of two queries, too few for a standard error. Two "
         "queries have 2 of their 4 in common with it and 4 without. Of the query's class are 2.5 of the 4 "
         "with the inverse and 2 without. 2 of those with it and 4 of those without are among the 4 examples "
         "of largest gradient norm."
@@ -153,7 +153,7 @@ def test_finding_of_one_query_of_sequences_that_no_solve_reached():
                 between_with=math.nan, between_without=math.nan, rank_correlation=-0.25)
     )  # fmt: skip
     told = findings(rows)["tiny"]
-    assert "20 training sequences with the inverse have a rank correlation of -0.25 with plain" in told
+    assert "20 training sequences with the inverse have a rank correlation of −0.25 with plain" in told
     assert "similarity; 0 of the 2 most influential are the same" in told
     assert "specific" not in told
     assert "class" not in told
@@ -269,7 +269,7 @@ def test_numbers_of_what_all_share_have_an_error():
     """Left out one by one −0.29, −0.31 and −0.33 are left: their deviation is 0.02, and the factor 2/√3."""
     assert conclusions(between([-0.30, -0.31, -0.32]))[1].numbers == (
         "tiny: scores of different queries correlate at 0.0900 (mean |ρ|) instead of 0.400, a change of "
-        "-0.310 ± 0.023."
+        "−0.310 ± 0.023."
     )
 
 
