@@ -97,6 +97,43 @@ def top_overlap_per_column(
     return _each(_pair(_overlap(top), estimate, truth), seed, resamples, level)
 
 
+def pearson_resampled(
+    estimate: Scores, truth: Scores, *, seed: int = 0, resamples: int = 1000
+) -> tuple[Array, Array]:
+    """Pearson's correlation of each column, (q,), and the same in each resample, (q, r).
+
+    Of one seed and one shape the resamples are the same: differences of two estimates are paired.
+    """
+    return _bootstrap(_pair(_pearson, estimate, truth), seed, resamples, 0.95)
+
+
+def spearman_resampled(
+    estimate: Scores, truth: Scores, *, seed: int = 0, resamples: int = 1000
+) -> tuple[Array, Array]:
+    """Spearman's correlation likewise; as `pearson_resampled`."""
+    return _bootstrap(_pair(_spearman, estimate, truth), seed, resamples, 0.95)
+
+
+def top_overlap_resampled(
+    estimate: Scores, truth: Scores, top: int, *, seed: int = 0, resamples: int = 1000
+) -> tuple[Array, Array]:
+    """The overlap likewise; as `pearson_resampled` and `top_overlap`."""
+    return _bootstrap(_pair(_overlap(top), estimate, truth), seed, resamples, 0.95)
+
+
+def over_columns(
+    value: Array, drawn: Array, *, seed: int = 0, level: float = 0.95
+) -> tuple[Agreement, Array]:
+    """The mean over columns (q,) with an interval over rows and columns, and that of each resample, (r,).
+
+    Each resample of `drawn` (q, r) also draws columns with replacement, so that what is said holds beyond
+    these columns; the interval is rather too wide (Owen 2007). Of one column there are rows alone.
+    """
+    chosen = np.random.default_rng(seed).integers(len(drawn), size=drawn.shape)
+    means = np.take_along_axis(drawn, chosen, axis=0).mean(axis=0)
+    return _agreement(value.mean(), means, level), means
+
+
 @dataclass(frozen=True)
 class _Paired:
     """A measure for each seed, m, and which columns have none, (q,)."""

@@ -15,14 +15,15 @@ from problems.data.images import Images
 from problems.exhibits import Exhibit, Exhibits, png
 from problems.footprint import Footprint, footprint_of
 from problems.models.image_inputs import Encoding, Flat, encode_all, standardised
-from problems.models.image_recipes import REACHED, RECIPES
+from problems.models.image_recipes import REACHED, RECIPES, ImageRecipe
+from problems.models.image_retraining import ImageRetraining
 from problems.models.image_training import image_lesson, measure_accuracy
 from problems.models.mlp import mlp
 from problems.models.resnet import STEMS, resnet
 from problems.models.weights_file import check_weights_file, load_weights
 from problems.precision import PRECISIONS, Precision, check_precision
 from problems.problem import Problem, ProblemFamily, as_curvature, from_model
-from problems.training import NetworkWarning, trained
+from problems.training import Lesson, NetworkWarning, Recipe, train, trained
 from problems.validation import check_counts, check_damping, unknown
 
 
@@ -146,11 +147,7 @@ class ImageClassifier(ProblemFamily):
 
     def build(self, *, device: torch.device, dtype: torch.dtype, seed: int) -> Problem:
         check_precision(self.precision, dtype, device)
-        data = load_data(self.data, self.data_folder)
-        assert isinstance(data, Images)
-        encoding = (
-            standardised(data.train_inputs[: self._training_size]) if self._is_resnet else Flat(data.white)
-        )
+        data, encoding = self.data_and_encoding()
         generator = torch.Generator().manual_seed(seed)
         model = self._network(generator)
         if self.weights is None:
@@ -165,10 +162,7 @@ class ImageClassifier(ProblemFamily):
             model.to(device, dtype),
             "cross_entropy",
             (encode_all(encoding, data.train_inputs[:count], kept).to(device), data.train_targets[:count]),
-            (
-                encode_all(encoding, data.test_inputs[: self.num_queries], kept),
-                data.test_targets[: self.num_queries],
-            ),
+            self.queries(data, encoding, kept),
             damping=self.damping,
             curvature=self.curvature,
             parameters=self._parameters,
@@ -179,6 +173,7 @@ class ImageClassifier(ProblemFamily):
                 lambda index: self._exhibit(data.train_inputs[index], data.train_targets[index], data.white),
                 lambda index: self._exhibit(data.test_inputs[index], data.test_targets[index], data.white),
             ),
+            retraining=ImageRetraining(self, seed, device, dtype),
         )
 
     def _exhibit(self, image: Tensor, target: Tensor, white: int) -> Exhibit:
@@ -225,17 +220,14 @@ class ImageClassifier(ProblemFamily):
         device: torch.device,
     ) -> float:
         """Train it, the MLP on the CPU; the test accuracy at the end."""
-        recipe = RECIPES[self.model, self.data]
-        steps = replace(recipe.training, epochs=self.epochs or recipe.training.epochs)
+        recipe, steps = RECIPES[self.model, self.data], self._steps(self._training_size)
+        lesson = self._lesson(data, encoding, device)
         key: dict[str, object] = {"training_size": self._training_size}
         if self._is_resnet:
             _lay_out(model.to(device), torch.channels_last)
-            steps = replace(steps, batch_size=_without_single(steps.batch_size, self._training_size))
             key |= {"width": self._width, "stem": self._stem, **asdict(recipe.augmentation)}
         else:
-            device = torch.device("cpu")
             key |= {"widths": self._width}
-        lesson = image_lesson(data, self._training_size, encoding, recipe.augmentation, device)
         kind = f"{self.model}-{self.data}"
         record = trained(model, lesson, steps, generator, kind=kind, key=key, seed=seed)
         _lay_out(model, torch.contiguous_format)
@@ -249,6 +241,64 @@ class ImageClassifier(ProblemFamily):
                 stacklevel=3,
             )
         return found
+
+    def train_again(
+        self, data: Images, encoding: Encoding, kept: Tensor, *, seed: int, device: torch.device
+    ) -> nn.Module:
+        """From the fresh initialisation of `seed`, by the same recipe, on the training images `kept` (m,).
+
+        On all of them, with the seed of the problem, it gives the problem's weights.
+        """
+        generator = torch.Generator().manual_seed(seed)
+        model = self._network(generator)
+        if self._is_resnet:
+            _lay_out(model.to(device), torch.channels_last)
+        whole = self._lesson(data, encoding, device)
+        lesson = Lesson(
+            len(kept),
+            lambda network, indices, augmentation: whole.loss(network, kept[indices], augmentation),
+            lambda network: {},
+        )
+        train(model, lesson, self._steps(len(kept)), generator, seed=seed)
+        _lay_out(model, torch.contiguous_format)
+        return model
+
+    def queries(self, data: Images, encoding: Encoding, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """The first test images as the network takes them, and their classes."""
+        images, targets = data.test_inputs[: self.num_queries], data.test_targets[: self.num_queries]
+        return encode_all(encoding, images, dtype), targets
+
+    @property
+    def recipe(self) -> ImageRecipe:
+        """How it is trained, on all of its images."""
+        return replace(RECIPES[self.model, self.data], training=self._steps(self._training_size))
+
+    @property
+    def num_trained(self) -> int:
+        """The images that it is trained on."""
+        return self._training_size
+
+    def data_and_encoding(self) -> tuple[Images, Encoding]:
+        """All images, and how they become what the network takes."""
+        data = load_data(self.data, self.data_folder)
+        assert isinstance(data, Images)
+        if not self._is_resnet:
+            return data, Flat(data.white)
+        return data, standardised(data.train_inputs[: self._training_size])
+
+    def _lesson(self, data: Images, encoding: Encoding, device: torch.device) -> Lesson:
+        """An MLP learns on the CPU."""
+        place = device if self._is_resnet else torch.device("cpu")
+        augmentation = RECIPES[self.model, self.data].augmentation
+        return image_lesson(data, self._training_size, encoding, augmentation, place)
+
+    def _steps(self, count: int) -> Recipe:
+        """The recipe of a training on `count` images."""
+        training = RECIPES[self.model, self.data].training
+        steps = replace(training, epochs=self.epochs or training.epochs)
+        if not self._is_resnet:
+            return steps
+        return replace(steps, batch_size=_without_single(steps.batch_size, count))
 
     @property
     def _is_resnet(self) -> bool:

@@ -28,6 +28,7 @@ from problems.operators.hessian import Hessian
 from problems.operators.network import NetworkOperator
 from problems.parameters import ParameterFilter
 from problems.precision import Precision
+from problems.retraining import Retraining
 from problems.scaling import relative_norms
 from problems.task import Task
 from problems.validation import check_damping, check_finite, unknown
@@ -65,7 +66,8 @@ class Problem:
 
     `facts` is what a reader should know of it (a model's accuracy, say); `closed_form` gives H in float64
     where a formula does; `certified` is the reference where p is too large for a dense one
-    (`solvers.certify`); `exhibits` show examples and queries to a person. Raises ValueError for λ ≤ 0 and
+    (`solvers.certify`); `exhibits` show examples and queries to a person; `retraining` trains the model again
+    on some of its examples. Raises ValueError for λ ≤ 0 and
     for a B of another shape, dtype or device than H, or one that is not finite.
     """
 
@@ -79,6 +81,7 @@ class Problem:
     ground_truth: GroundTruth = field(default=None, repr=False)  # type: ignore[assignment]
     certified: Certified | None = field(default=None, repr=False)
     exhibits: Exhibits | None = field(default=None, repr=False)
+    retraining: Retraining | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         check_damping(self.damping)
@@ -240,6 +243,7 @@ def from_model(
     facts: Facts | None = None,
     closed_form: Callable[[], Tensor] | None = None,
     exhibits: Exhibits | None = None,
+    retraining: Retraining | None = None,
 ) -> Problem:
     """Wrap a trained network: H is the curvature of its mean loss over `data`, B the gradients of `queries`.
 
@@ -272,7 +276,15 @@ def from_model(
     check_differentiable(operator)
     task = Task(function, criterion, training, query_examples, operator.work, operator.micro_batches)
     return Problem(
-        name, operator, damping, task.query_gradients(), task, facts or {}, closed_form, exhibits=exhibits
+        name,
+        operator,
+        damping,
+        task.query_gradients(),
+        task,
+        facts or {},
+        closed_form,
+        exhibits=exhibits,
+        retraining=retraining,
     )
 
 

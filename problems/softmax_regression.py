@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -10,6 +11,8 @@ from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 
 from problems.data.digits import TRAINING_SIZE, accuracy, check_sizes, digits
+from problems.losses import CrossEntropy
+from problems.optimum import Optimum
 from problems.problem import Problem, ProblemFamily, from_model
 from problems.validation import check_damping
 
@@ -49,6 +52,9 @@ class SoftmaxRegression(ProblemFamily):
         train_inputs, test_inputs = self._pool(data.train_inputs), self._pool(data.test_inputs)
         query_inputs, query_targets = data.queries(self.num_queries)
         model = self._fit(train_inputs, data.train_targets)
+        retraining = self._retraining(
+            model, (train_inputs, data.train_targets), (self._pool(query_inputs), query_targets), device
+        )
         model.to(device, dtype)
         return from_model(
             model,
@@ -59,6 +65,31 @@ class SoftmaxRegression(ProblemFamily):
             name="softmax_regression",
             facts={"test accuracy": accuracy(model(test_inputs.to(device, dtype)).cpu(), data.test_targets)},
             closed_form=lambda: self._hessian(model, train_inputs),
+            retraining=retraining,
+        )
+
+    def _retraining(
+        self,
+        model: nn.Linear,
+        training: tuple[Tensor, Tensor],
+        queries: tuple[Tensor, Tensor],
+        device: torch.device,
+    ) -> Optimum:
+        """To the optimum of the objective that is fitted: the mean loss + (regularization/2)‖weight‖².
+
+        A cold start is from 0, and reaches the same: the objective is convex.
+        """
+        weight, bias = (torch.zeros_like(value) for value in (model.weight.detach(), model.bias.detach()))
+        penalty = torch.cat([(weight + self.regularization).flatten(), bias])
+        nothing = torch.zeros_like(penalty)
+        return Optimum(
+            copy.deepcopy(model).to(device),
+            CrossEntropy(),
+            training,
+            queries,
+            penalty=penalty,
+            centre=nothing,
+            fresh=nothing,
         )
 
     def _pool(self, inputs: Tensor) -> Tensor:

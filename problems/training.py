@@ -99,7 +99,7 @@ class _Training:
     lesson: Lesson
     recipe: Recipe
     generator: torch.Generator
-    path: Path
+    path: Path | None  # where it is kept when it is cut off; None where it is not
     seed: int
     step: int = 0
     summed_loss: float = 0.0
@@ -181,6 +181,8 @@ class _Training:
         return text
 
     def _save(self, seconds: float) -> None:
+        if self.path is None:
+            return
         state = self.optimizer.state_dict()["state"]
         tensors = {f"model.{name}": value for name, value in self.model.state_dict().items()}
         tensors |= {f"optimizer.{i}.{name}": v for i, each in state.items() for name, v in each.items()}
@@ -194,7 +196,7 @@ class _Training:
 
     def go_on_from_saved(self) -> None:
         """Take up what an earlier run was cut off from, if there is one that can be read."""
-        found = load_checkpoint(self.path)
+        found = None if self.path is None else load_checkpoint(self.path)
         if found is None:
             return
         tensors, metadata = found
@@ -247,6 +249,16 @@ def trained(
         log = json.loads(metadata["log"])
     model.eval()
     return Record(path, log)
+
+
+def train(
+    model: nn.Module, lesson: Lesson, recipe: Recipe, generator: torch.Generator, *, seed: int
+) -> list[Row]:
+    """Train `model` now as `trained` does, to the same weights, keeping and showing nothing; the log."""
+    training = _Training(model, lesson, recipe, generator, None, seed)
+    training.run(lambda done, known="": None)
+    model.eval()
+    return training.log
 
 
 def _optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:

@@ -17,12 +17,16 @@ from scipy import stats
 from problems import agreement
 from problems.agreement import (
     Agreement,
+    over_columns,
     pearson,
     pearson_per_column,
+    pearson_resampled,
     spearman,
     spearman_per_column,
+    spearman_resampled,
     top_overlap,
     top_overlap_per_column,
+    top_overlap_resampled,
 )
 
 TOP = 4
@@ -247,3 +251,33 @@ def test_bad_input(
 def test_top_is_a_number_of_rows(top: int) -> None:
     with pytest.raises(ValueError, match=f"top is {top}; it must be between 1 and the number of rows, 4"):
         top_overlap(*scores(4), top)
+
+
+def test_resamples_are_those_of_the_interval_and_paired() -> None:
+    generator = np.random.default_rng(5)
+    truth = generator.normal(size=(40, 3))
+    first, second = (truth + noise * generator.normal(size=truth.shape) for noise in (0.3, 2.0))
+    for whole, resampled in ((pearson, pearson_resampled), (spearman, spearman_resampled)):
+        value, drawn = resampled(first, truth, seed=3, resamples=200)
+        wanted = whole(first, truth, seed=3, resamples=200)
+        assert value.mean() == pytest.approx(wanted.value)
+        ends = np.quantile(drawn.mean(axis=0), [0.025, 0.975])
+        assert tuple(ends) == pytest.approx((wanted.low, wanted.high))
+        # Both see the same rows: an increasing map of the estimate changes none of them.
+        np.testing.assert_allclose(resampled(5 * first + 1, truth, seed=3, resamples=200)[1], drawn)
+        others = resampled(second, truth, seed=3, resamples=200)[1]
+        assert (drawn.mean(axis=0) > others.mean(axis=0)).all()
+    value, drawn = top_overlap_resampled(first, truth, 5, seed=3, resamples=50)
+    assert value.mean() == pytest.approx(top_overlap(first, truth, 5).value)
+    assert drawn.shape == (3, 50)
+
+
+def test_over_columns_the_interval_also_holds_what_columns_differ_by() -> None:
+    """Of columns that each vary by nothing, the variance of a mean of q drawn from them is theirs over q."""
+    value = np.array([0.1, 0.5, 0.9, 0.3])
+    found, means = over_columns(value, np.tile(value[:, None], (1, 4000)))
+    assert found.value == pytest.approx(0.45)
+    assert means.std() == pytest.approx(value.std() / 2, rel=0.05)
+    assert (found.low, found.high) == pytest.approx(tuple(np.quantile(means, [0.025, 0.975])))
+    alone, _ = over_columns(value[:1], np.linspace(0, 1, 101)[None])
+    assert (alone.low, alone.high) == pytest.approx((0.025, 0.975))
