@@ -20,7 +20,7 @@ from bench.experiments._solver import solver_of
 from bench.study import OnProgress, Piece, Row, Scale, Study
 from problems import Problem
 from problems.exhibits import Exhibit, Exhibits
-from problems.influence import gradient_norms, influences
+from problems.influence import gradient_norms, gradient_products
 from problems.spectrum.lanczos import extreme_eigenvalues
 from problems.validation import check_counts
 from reports.role import build_role
@@ -130,7 +130,7 @@ class Role(Study):
         b = problem.columns()
         return Prepared(
             extremes.largest.value,
-            influences(task, b, indices).double().cpu(),
+            gradient_products(task, b, indices).double().cpu(),
             gradient_norms(task, indices).double().cpu(),
             b.norm(dim=0).double().cpu(),
         )
@@ -154,7 +154,7 @@ class Role(Study):
             )
         assert solution.x is not None
         on_progress("gradients of the training examples", 0.9)
-        scores = influences(task, solution.x, self._indices(problem)).double().cpu()
+        scores = gradient_products(task, solution.x, self._indices(problem)).double().cpu()
         common = {
             "top": self.top,
             "num_ranked": len(scores),
