@@ -98,7 +98,7 @@ def gradient_products(
     done = 0
     for columns, block in _columns(task, x):
         first = 0
-        for some, gradients in _some_at_once(task, examples, indices):
+        for some, gradients in gradient_blocks(task, examples, indices):
             found = gradients @ block
             if not found.isfinite().all():
                 _check_gradients(task, examples, some, gradients)
@@ -110,12 +110,26 @@ def gradient_products(
     return products
 
 
+def gradient_blocks(task: Task, examples: Examples, indices: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Some of `indices` after the other, (m',), with their gradients as rows (m', p), each in one piece.
+
+    As many at once as are quick to make and GRADIENT_BYTES hold.
+    """
+    function = task.function
+    row = function.num_parameters * function.dtype.itemsize
+    size = GRADIENT_BYTES // row
+    if function.device.type == "cpu":
+        size = min(size, max(CPU_EXAMPLES, CPU_BYTES // row))
+    for some in indices.split(max(1, size)):
+        yield some, task.gradients(examples, some).T
+
+
 def gradient_norms(task: Task, indices: Tensor | None = None, examples: Examples | None = None) -> Tensor:
     """‖g_i‖ of examples as in `gradient_products`, shape (m,), for m/N gradient equivalents."""
     examples = task.training if examples is None else examples
     indices = _checked(task, examples, indices)
     norms = []
-    for some, gradients in _some_at_once(task, examples, indices):
+    for some, gradients in gradient_blocks(task, examples, indices):
         norms.append(torch.linalg.vector_norm(gradients, dim=1))
         if not norms[-1].isfinite().all():
             _check_gradients(task, examples, some, gradients)
@@ -174,17 +188,6 @@ def _columns(task: Task, x: Tensor | Columns) -> Iterator[tuple[slice, Tensor]]:
     for first in range(0, count, size):
         chosen = slice(first, min(first + size, count))
         yield chosen, x[:, chosen].to(function.device, function.dtype)
-
-
-def _some_at_once(task: Task, examples: Examples, indices: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """Some of `indices` after the other, (m',), and their gradients as rows (m', p), each in one piece."""
-    function = task.function
-    row = function.num_parameters * function.dtype.itemsize
-    size = GRADIENT_BYTES // row
-    if function.device.type == "cpu":
-        size = min(size, max(CPU_EXAMPLES, CPU_BYTES // row))
-    for some in indices.split(max(1, size)):
-        yield some, task.gradients(examples, some).T
 
 
 def _checked(task: Task, examples: Examples, indices: Tensor | None) -> Tensor:

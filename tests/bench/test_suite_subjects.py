@@ -25,7 +25,10 @@ def suite(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 def test_every_benchmark_runs_on_the_problem_that_is_asked_for(tmp_path: Path) -> None:
     path = tmp_path / "benchmark.json"
-    chosen = "bench_products or bench_overhead or bench_counterparts and minres or bench_solver and -cg]"
+    chosen = (
+        "bench_products or bench_overhead or bench_scores or bench_counterparts and minres "
+        "or bench_solver and -cg]"
+    )
     found = suite("--problem", SMALL, "--benchmark-json", str(path), "-k", chosen)
     assert found.returncode == 0, found.stdout
     kept = {each["name"]: each["extra_info"] for each in json.loads(path.read_text())["benchmarks"]}
@@ -33,18 +36,22 @@ def test_every_benchmark_runs_on_the_problem_that_is_asked_for(tmp_path: Path) -
     assert set(kept) == {
         f"bench_products[{subject}]",
         f"bench_overhead_of_solve_around_cg[{subject}]",
+        f"bench_scores[{subject}]",
         f"bench_counterparts[{subject}-minres-1]",
         f"bench_solver[{subject}-cg]",
     }
     # p = 64·2 + 2 + 2·10 + 10, in float32.
     assert kept[f"bench_products[{subject}]"]["parameters"] == 160
     assert kept[f"bench_solver[{subject}-cg]"]["status"] == "converged"
+    scores = kept[f"bench_scores[{subject}]"]
+    assert (scores["examples"], scores["queries"]) == (40, 100)
+    assert 0 < scores["quartile_low"] <= scores["ratio"] <= scores["quartile_high"]
     assert {row["network"] for row in kept[f"bench_products[{subject}]"]["products"]} == {subject}
 
 
 def test_bare_matrices_have_no_products_to_measure_against_a_gradient() -> None:
-    found = suite("--problem", "quadratic", "-k", "bench_products or bench_overhead", "-rs")
-    assert "2 skipped" in found.stdout
+    found = suite("--problem", "quadratic", "-k", "bench_products or bench_overhead or bench_scores", "-rs")
+    assert "3 skipped" in found.stdout
     assert "bare matrix" in found.stdout
 
 
