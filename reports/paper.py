@@ -44,8 +44,12 @@ def save(figure: Figure, stem: Path) -> None:
         few = picture.convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE)
     few.save(stem.with_name(f"{stem.name}.png"), optimize=True, dpi=(DPI, DPI))
     figure.set_layout_engine("none")  # the layout stands; finding it again would cost as much as drawing
-    # Without the date, the same rows give the same file.
-    figure.savefig(stem.with_name(f"{stem.name}.pdf"), metadata={"CreationDate": None})
+    write_pdf(figure, stem.with_name(f"{stem.name}.pdf"))
+
+
+def write_pdf(figure: Figure, path: Path) -> None:
+    """Without the date, so that the same rows give the same file."""
+    figure.savefig(path, metadata={"CreationDate": None})
 
 
 def plain_label(label: str) -> str:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 import torch
+from matplotlib.figure import Figure
 
 import problems
 from problems import Problem
 from problems.cache import ENVIRONMENT_VARIABLE
+from reports import paper
 
 # The tensors of tests are small: threads that wait for each other would take more time than they save.
 torch.set_num_threads(1)
@@ -34,6 +37,22 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(ENVIRONMENT_VARIABLE, str(tmp_path_factory.mktemp("cache")))
         yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def rough_figures() -> Iterator[Callable[[Figure, Path], None]]:
+    """Figures are drawn coarsely, and once, as PNG; the function that writes real PDFs."""
+    write_pdf = paper.write_pdf
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(paper, "DPI", 30)
+        patch.setattr(paper, "write_pdf", lambda figure, path: path.write_bytes(b""))
+        yield write_pdf
+
+
+@pytest.fixture
+def printed(rough_figures: Callable[[Figure, Path], None], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures are written as PDF, too."""
+    monkeypatch.setattr(paper, "write_pdf", rough_figures)
 
 
 @pytest.fixture

@@ -298,8 +298,7 @@ def test_figure_without_batches_or_without_numbers():
     assert len(batch_size_figure(frame(trial(8, math.nan))).axes) == 2
 
 
-def test_page_has_the_numbers(tmp_path, monkeypatch):
-    monkeypatch.setattr("reports.paper.DPI", 30)
+def test_page_has_the_numbers(tmp_path):
     rows = frame(
         gone(2), trial(8, 0.9), trial(8, 0.97, 1), trial(8, 0.99, 2),
         chosen("self-tuned", 0.9998, full_data=1.0, why="all data: fewer"), chosen("paper's rule", 0.6),

@@ -102,8 +102,7 @@ def test_figure_shows_both_sides_over_the_batch_size():
     assert second.get_title(loc="left") == "other"
 
 
-def test_page_has_the_numbers(tmp_path, monkeypatch):
-    monkeypatch.setattr("reports.paper.DPI", 30)
+def test_page_has_the_numbers(tmp_path):
     rows = pd.DataFrame([row(1, 3.6), row(4, 4.5)])
     html = build_condition(rows, {"experiment": {"title": "Condition"}}, tmp_path / "page").read_text("utf-8")
     text = " ".join(Page(html).text.split())
@@ -123,8 +122,7 @@ def test_of_tokens_c_is_that_of_a_sequence_times_its_tokens():
     assert side["unequal_error"] == pytest.approx(60 * 0.1 / 4)
 
 
-def test_tokens_are_called_so(tmp_path, monkeypatch):
-    monkeypatch.setattr("reports.paper.DPI", 30)
+def test_tokens_are_called_so(tmp_path):
     rows = pd.DataFrame([row(1, 3.6, **TOKENS), row(4, 4.5, **TOKENS)])
     told = findings(rows)["tiny"]
     assert "it holds at b = 1 tokens and it fails at b = 4 tokens." in told
@@ -197,8 +195,7 @@ def test_conclusion_on_heterogeneity_has_the_numbers():
     assert unknown.numbers.startswith("The curvature of single examples is unknown")
 
 
-def test_a_single_panel_is_not_as_wide_as_the_page(tmp_path, monkeypatch):
-    monkeypatch.setattr("reports.paper.DPI", 30)
+def test_a_single_panel_is_not_as_wide_as_the_page(tmp_path):
     one = build_condition(pd.DataFrame([row(1, 3.6)]), {}, tmp_path / "one").read_text("utf-8")
     two = pd.DataFrame([row(1, 3.6), row(1, 3.6, problem="other")])
     assert '<img class="single"' in one
@@ -208,8 +205,7 @@ def test_a_single_panel_is_not_as_wide_as_the_page(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("pairs", "text"), [((50, 50), "50 pairs"), ((0, 0), "all draws"), ((0, 50), "50 pairs, or all draws")]
 )
-def test_page_says_what_the_noise_is_from(pairs, text, tmp_path, monkeypatch):
-    monkeypatch.setattr("reports.paper.DPI", 30)
+def test_page_says_what_the_noise_is_from(pairs, text, tmp_path):
     rows = pd.DataFrame([row(1, 3.6, pairs=pairs[0]), row(4, 0.9, pairs=pairs[1])])
     html = build_condition(rows, {}, tmp_path / "page").read_text("utf-8")
     assert f"noise from {text} Tr(H)" in " ".join(Page(html).text.split())

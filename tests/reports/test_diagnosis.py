@@ -112,8 +112,7 @@ def test_page_has_the_numbers(blank_figures, tmp_path):
     assert "2026-03-04 10:20 UTC, took 12 s · Abacus 9 · torch 2.11.0" in text
 
 
-def test_build_writes_page_json_and_figures(tmp_path, monkeypatch):
-    monkeypatch.setattr("reports.paper.DPI", 30)
+def test_build_writes_page_json_and_figures(tmp_path):
     index = build_diagnosis(STORED, tmp_path / "page")
     files = {file.name for file in index.parent.iterdir()}
     assert files == {
@@ -125,8 +124,7 @@ def test_build_writes_page_json_and_figures(tmp_path, monkeypatch):
     assert all(address.startswith("data:image/png;base64,") for address in shown.references)
 
 
-def test_nothing_predicted_has_no_cost_figure(tmp_path, monkeypatch):
-    monkeypatch.setattr("reports.paper.DPI", 30)
+def test_nothing_predicted_has_no_cost_figure(tmp_path):
     stored = changed(solvers=STORED["diagnosis"]["solvers"][2:], settings=[])
     index = build_diagnosis(stored, tmp_path / "page")
     assert not (index.parent / "costs.png").exists()

@@ -38,8 +38,8 @@ def test_iterate_at_the_end_gives_way_to_the_end(judged, cell):
     assert path["value"].tolist() == [0.007]
 
 
-def test_every_figure_is_drawn_as_png_and_pdf(tmp_path, monkeypatch, judged, compared, cell, curve):
-    monkeypatch.setattr("reports.paper.DPI", 30)
+@pytest.mark.usefixtures("printed")
+def test_every_figure_is_drawn_as_png_and_pdf(tmp_path, judged, compared, cell, curve):
     cells = [cell(problem=name) for name in ("first", "second")]
     cells += [cell("exact", problem="first", setup_work=0.0, solve_work=0.0, error=0.0)]
     curves = [curve([1.0, 0.5, 1e-3], problem="first")]

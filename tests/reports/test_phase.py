@@ -155,8 +155,8 @@ def test_one_axis_for_all_problems():
     assert list(edge[0].get_xdata()) == [0.25]
 
 
-def test_page_has_the_numbers(tmp_path, monkeypatch):
-    monkeypatch.setattr("reports.paper.DPI", 30)
+@pytest.mark.usefixtures("printed")
+def test_page_has_the_numbers(tmp_path):
     html = build_phase(pd.DataFrame(GRID), {"experiment": {"title": "Phase"}}, tmp_path / "page").read_text(
         "utf-8"
     )
@@ -168,8 +168,7 @@ def test_page_has_the_numbers(tmp_path, monkeypatch):
     assert {path.name for path in (tmp_path / "page").iterdir()} >= {"phase.png", "collapse.pdf", "rows.csv"}
 
 
-def test_batches_of_tokens_are_called_so(tmp_path, monkeypatch):
-    monkeypatch.setattr("reports.paper.DPI", 30)
+def test_batches_of_tokens_are_called_so(tmp_path):
     rows = pd.DataFrame(GRID).assign(unit="token", units_per_draw=4.0)
     html = build_phase(rows, {"experiment": {"title": "Phase"}}, tmp_path / "page").read_text("utf-8")
     assert "b* 8 tokens" in " ".join(Page(html).text.split())
@@ -246,8 +245,7 @@ def test_conclusion_where_theory_is_wrong_or_nothing_tells():
     )
 
 
-def test_figures_and_page_cope_with_what_is_unknown_of_a_network(tmp_path, monkeypatch):
-    monkeypatch.setattr("reports.paper.DPI", 30)
+def test_figures_and_page_cope_with_what_is_unknown_of_a_network(tmp_path):
     unknown = dict.fromkeys(("threshold", "bias", "noise", "noise_over_small_step_floor"), math.nan)
     rows = pd.DataFrame(AS_THEORY_SAYS).assign(**unknown, unit="token", units_per_draw=4.0)
     html = build_phase(rows, {"experiment": {"title": "Phase"}}, tmp_path / "page").read_text("utf-8")

@@ -217,8 +217,7 @@ def test_figure_has_a_column_for_each_problem_and_counts_the_set_up() -> None:
     assert [tuple(line.get_xdata()) for line in hollow] == [(1000,)]
 
 
-def test_page_has_the_numbers(tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr("reports.paper.DPI", 30)
+def test_page_has_the_numbers(tmp_path) -> None:
     rows = with_paths(
         [
             PLAIN,

@@ -164,8 +164,8 @@ def test_names_are_escaped(blank_figure, tmp_path):
     assert shown.text.count(nasty) >= 4
 
 
-def test_build_writes_page_table_and_figure(tmp_path, monkeypatch):
-    monkeypatch.setattr("reports.paper.DPI", 30)
+@pytest.mark.usefixtures("printed")
+def test_build_writes_page_table_and_figure(tmp_path):
     directory = tmp_path / "new" / "page"
     index = build_products(BENCHMARK, directory)
     assert index == directory / "index.html"

@@ -140,7 +140,7 @@ def test_an_empty_gallery_has_an_index(tmp_path: Path) -> None:
 
 def test_figures_are_made_small_enough_or_refused(tmp_path: Path) -> None:
     small, middle, large = (tmp_path / f"{name}.png" for name in ("small", "middle", "large"))
-    for path, side in ((small, 100), (middle, 450), (large, 900)):
+    for path, side in ((small, 100), (middle, 450), (large, 620)):
         noise(path, side)
     assert small_png(small) == small.read_bytes()  # as it is
     assert middle.stat().st_size > LARGEST_PNG  # 450² · 3 bytes of noise

@@ -345,8 +345,7 @@ def build(rows: pd.DataFrame, folder: Any) -> str:
     return build_role(rows, {"experiment": {"title": "Role"}}, folder).read_text("utf-8")
 
 
-def test_page_with_pictures(tmp_path, monkeypatch):
-    monkeypatch.setattr("reports.paper.DPI", 30)
+def test_page_with_pictures(tmp_path):
     html = build(pd.concat([SEEN, TWO.assign(problem="blind")]), tmp_path / "page")
     page = Page(html)
     assert html.count(f"data:image/png;base64,{picture(200)}") == 2
@@ -362,8 +361,7 @@ def test_page_with_pictures(tmp_path, monkeypatch):
     assert (tmp_path / "page" / "role_examples.png").is_file()
 
 
-def test_page_with_passages_that_are_shortened_and_escaped(tmp_path, monkeypatch):
-    monkeypatch.setattr("reports.paper.DPI", 30)
+def test_page_with_passages_that_are_shortened_and_escaped(tmp_path):
     long = "<b>word</b> " * 60
     rows = frame(rows_of(0, [0, 1], [1, 2], text=long, unit="token"))
     html = build(rows, tmp_path / "page")

@@ -161,8 +161,7 @@ def test_figure_marks_errors_parts_and_what_is_off_the_scale():
     assert [label.get_text() for label in ax.get_yticklabels()] == ["tiny", "lost"]
 
 
-def test_page_has_the_numbers(tmp_path, monkeypatch):
-    monkeypatch.setattr("reports.paper.DPI", 30)
+def test_page_has_the_numbers(tmp_path):
     rows = pd.DataFrame([paper(), sharp()])
     html = build_settings(rows, {"experiment": {"title": "Settings"}}, tmp_path / "page").read_text("utf-8")
     text = " ".join(Page(html).text.split()).replace("\xa0", " ")
@@ -175,8 +174,7 @@ def test_page_has_the_numbers(tmp_path, monkeypatch):
     assert "tiny 0.1 1.90 9.50 ± 0.50 1.20 paper 0.500 45 5 2.25 sharp 0.125 200 16 2.50" in text
 
 
-def test_batches_of_tokens_are_called_so(tmp_path, monkeypatch):
-    monkeypatch.setattr("reports.paper.DPI", 30)
+def test_batches_of_tokens_are_called_so(tmp_path):
     tokens = {"unit": "token", "units_per_draw": 32.0}
     unstable = {"error": 0.5, "noise": 0.5, "half_step_second_moment": 1.5, "measured_heterogeneity": 7.0}
     rows = pd.DataFrame([paper(**tokens, **unstable), sharp(**tokens)])

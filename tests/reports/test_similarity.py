@@ -252,8 +252,7 @@ def unsolved(**values: Any) -> pd.DataFrame:
     return rows.assign(influence=math.nan, influence_bound=math.nan, asymmetry=math.nan)
 
 
-def test_without_an_answer_the_page_says_why(tmp_path, monkeypatch):
-    monkeypatch.setattr("reports.paper.DPI", 30)
+def test_without_an_answer_the_page_says_why(tmp_path):
     assert "ended as diverged (lower step_size)" in findings(unsolved())["tiny"]
     assert {each.verdict for each in conclusions(unsolved())} == {"undecided"}
     html = build_similarity(unsolved(), {"experiment": {"title": "Similarity"}}, tmp_path / "page")
@@ -293,8 +292,7 @@ def test_figures_have_one_row_of_maps_for_each_problem_that_was_solved():
     )
 
 
-def test_page_has_the_numbers(tmp_path, monkeypatch):
-    monkeypatch.setattr("reports.paper.DPI", 30)
+def test_page_has_the_numbers(tmp_path):
     known = {
         "facts": '{"model": "tiny (OPT)", "data": "songs"}',
         "problem_parameters": '{"training_size": 3, "parameters": "fc1"}',

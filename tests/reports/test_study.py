@@ -41,11 +41,6 @@ ADDING = Page(
 )
 
 
-@pytest.fixture(autouse=True)
-def coarse(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("reports.paper.DPI", 30)
-
-
 def test_page_has_findings_figures_rows_and_where_it_was_measured(tmp_path):
     rows = pd.DataFrame([row(sum=2.0), row(sum=5.0)])
     index = build_study(ADDING, rows, RUN, tmp_path / "page")

@@ -309,7 +309,6 @@ def test_a_users_file_from_end_to_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Diagnosed, and the recommended command run as it stands."""
-    monkeypatch.setattr("reports.paper.DPI", 30)
     monkeypatch.syspath_prepend(str(tmp_path))  # put back at the end
     path = tmp_path / "my model.py"
     path.write_text(USERS_FILE.format(sibling="network_of_diagnose_test"))

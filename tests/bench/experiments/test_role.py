@@ -290,11 +290,8 @@ def test_every_scale_can_be_planned(scale: str) -> None:
     assert len(plan.cells) == len(plan.families) * len(Role().multiples)
 
 
-def test_a_run_gives_a_page_with_pictures_and_passages(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_gives_a_page_with_pictures_and_passages(tmp_path: Path) -> None:
     pytest.importorskip("transformers")
-    monkeypatch.setattr("reports.paper.DPI", 30)
     image = "image_classifier:" + ",".join(f"{name}={value}" for name, value in SMALL.items())
     text = "language_model:training_size=6,num_queries=2,epochs=1"
     plan = study.plan(parse("role:multiples=[1,100],top=3,shown=2"), [parse(image), parse(text)])
