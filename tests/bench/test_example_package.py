@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.bench.test_cli import invoke
+
 ROOT = Path(__file__).parents[2]
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -41,18 +43,24 @@ def run_with(site: Path, folder: Path, *arguments: str) -> subprocess.CompletedP
     )
 
 
-def test_it_is_listed(site: Path, tmp_path: Path) -> None:
-    listed = json.loads(run_with(site, tmp_path, "list", "problems", "--json").stdout)
+def test_it_is_listed(
+    site: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.syspath_prepend(site)
+    invoke("list", "problems", "--json", monkeypatch=monkeypatch)
+    listed = json.loads(capsys.readouterr().out)
     [row] = [row for row in listed if row["name"] == "acme_path_graph"]
     assert row["settings"] == {"nodes": 12, "damping": 0.01}
 
 
-def test_it_is_checked(site: Path, tmp_path: Path) -> None:
-    finished = run_with(
-        site, tmp_path, "check", "acme_minimal_residual", "-p", "acme_path_graph:nodes=6,damping=0.1"
-    )
-    assert finished.returncode == 0, finished.stdout
-    assert "15 passed, 0 failed, 0 skipped" in finished.stdout
+def test_it_is_checked(
+    site: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.syspath_prepend(site)
+    asked = ("acme_minimal_residual", "-p", "acme_path_graph:nodes=6,damping=0.1")
+    status, found = invoke("check", *asked, monkeypatch=monkeypatch), capsys.readouterr().out
+    assert status == 0, found
+    assert "15 passed, 0 failed, 0 skipped" in found
 
 
 def test_it_runs(site: Path, tmp_path: Path) -> None:

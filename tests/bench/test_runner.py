@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -46,9 +47,16 @@ def small_plan(**changes: Any) -> Plan:
     return plan(Experiment.model_validate(asked | changes))
 
 
-def test_every_cell_is_a_row_with_its_curve_and_the_report_is_built(tmp_path: Path) -> None:
-    directory = tmp_path / "run"
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a whole run, to be read, or copied and changed."""
+    directory = tmp_path_factory.mktemp("finished") / "run"
     assert run(small_plan(), directory)
+    return directory
+
+
+def test_every_cell_is_a_row_with_its_curve_and_the_report_is_built(finished: Path) -> None:
+    directory = finished
     cells, curves = Store(directory).read()
     assert len(cells) == 4
     assert set(cells["status"]) == {"converged", "finished"}
@@ -65,11 +73,9 @@ def test_every_cell_is_a_row_with_its_curve_and_the_report_is_built(tmp_path: Pa
     assert described["versions"]["torch"]
 
 
-def test_two_runs_with_one_seed_give_the_same_rows_but_for_timings(tmp_path: Path) -> None:
-    frames = []
-    for name in ("first", "second"):
-        run(small_plan(), tmp_path / name)
-        frames.append(Store(tmp_path / name).read())
+def test_two_runs_with_one_seed_give_the_same_rows_but_for_timings(finished: Path, tmp_path: Path) -> None:
+    run(small_plan(), tmp_path / "second")
+    frames = (Store(finished).read(), Store(tmp_path / "second").read())
     for first, second in zip(*frames, strict=True):
         columns = [column for column in first.columns if column not in TIMINGS]
         pd.testing.assert_frame_equal(first[columns], second[columns], check_exact=True)
@@ -126,7 +132,7 @@ def interrupt_after(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_interruption_keeps_what_was_finished_and_resume_does_the_rest(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     directory = tmp_path / "run"
     with monkeypatch.context() as patch:
@@ -140,9 +146,7 @@ def test_interruption_keeps_what_was_finished_and_resume_does_the_rest(
     assert len(Store(directory).read()[0]) == 4
     assert (directory / "cells" / "0000.parquet").stat().st_mtime_ns == before
     assert Store(directory).read_run()["interrupted"] is False
-    whole = tmp_path / "whole"
-    run(small_plan(), whole)
-    pd.testing.assert_series_equal(Store(directory).read()[0]["error"], Store(whole).read()[0]["error"])
+    pd.testing.assert_series_equal(Store(directory).read()[0]["error"], Store(finished).read()[0]["error"])
 
 
 def test_interruption_before_the_first_cell_leaves_no_report(
@@ -153,9 +157,8 @@ def test_interruption_before_the_first_cell_leaves_no_report(
     assert not (tmp_path / "run" / "report").exists()
 
 
-def test_a_folder_that_holds_a_run_is_left_alone(tmp_path: Path) -> None:
-    directory = tmp_path / "run"
-    run(small_plan(), directory)
+def test_a_folder_that_holds_a_run_is_left_alone(finished: Path) -> None:
+    directory = finished
     before = {path: path.stat().st_mtime_ns for path in directory.rglob("*")}
     with pytest.raises(ValueError, match="already holds a run; continue it with --resume"):
         run(small_plan(), directory)
@@ -164,8 +167,8 @@ def test_a_folder_that_holds_a_run_is_left_alone(tmp_path: Path) -> None:
     assert {path: path.stat().st_mtime_ns for path in directory.rglob("*")} == before
 
 
-def test_a_folder_with_anything_else_in_it_is_left_alone(tmp_path: Path) -> None:
-    run(small_plan(), tmp_path / "other")
+def test_a_folder_with_anything_else_in_it_is_left_alone(finished: Path, tmp_path: Path) -> None:
+    shutil.copytree(finished, tmp_path / "other")
     (tmp_path / "other" / "run.json").unlink()
     with pytest.raises(ValueError, match="exists and holds no run"):
         run(small_plan(seeds=[7]), tmp_path / "other")
@@ -194,9 +197,8 @@ def test_whatever_goes_wrong_in_a_cell_is_its_row(tmp_path: Path, monkeypatch: p
     assert set(cells["reason"]) == {"MemoryError: no room for the certificate"}
 
 
-def test_the_report_is_rebuilt_from_rows_alone(tmp_path: Path) -> None:
-    directory = tmp_path / "run"
-    run(small_plan(), directory)
+def test_the_report_is_rebuilt_from_rows_alone(finished: Path, tmp_path: Path) -> None:
+    directory = Path(shutil.copytree(finished, tmp_path / "run"))
     table = (directory / "report" / "tables" / "comparison.csv").read_text()
     (directory / "report" / "index.html").unlink()
     build_report(directory)

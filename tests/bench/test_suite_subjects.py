@@ -4,9 +4,12 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
+from bench.suite import subjects
 
 SUITE = Path(__file__).parents[2] / "bench" / "suite"
 SMALL = "image_classifier:width=2,training_size=40,epochs=2,num_queries=2"
@@ -68,17 +71,34 @@ def test_data_that_cannot_be_had_are_told_without_a_trace(
     assert " error" not in shown.splitlines()[-1]
 
 
+@dataclass(frozen=True)
+class Asked:
+    """What stands on pytest's command line."""
+
+    problem: tuple[str, ...] = ()
+    device: str | None = None
+    dtype: str | None = None
+
+    def getoption(self, name: str) -> object:
+        return getattr(self, name.removeprefix("--"))
+
+
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("asked", "message"),
     [
-        (["--problem", "resnet81"], "there is no problem 'resnet81'; did you mean 'resnet18'?"),
-        (["--problem", "quadratic:dimension=0"], "dimension"),
-        (["--problem", "quadratic", "--device", "gpu"], "allowed are 'cpu', 'cuda'"),
-        (["--dtype", "float32"], "--dtype: for the problems that --problem names"),
+        (Asked(("resnet81",)), "there is no problem 'resnet81'; did you mean 'resnet18'"),
+        (Asked(("quadratic:dimension=0",)), "dimension"),
+        (Asked(("quadratic",), device="gpu"), "allowed are 'cpu', 'cuda'"),
+        (Asked(dtype="float32"), "--dtype: for the problems that --problem names"),
     ],
 )
-def test_what_cannot_be_is_said_at_once(arguments: list[str], message: str) -> None:
-    found = suite(*arguments)
+def test_what_cannot_be_is_refused(asked: Asked, message: str) -> None:
+    with pytest.raises(pytest.UsageError, match=message):
+        subjects.asked(asked)  # type: ignore[arg-type]
+
+
+def test_what_cannot_be_is_said_at_once() -> None:
+    found = suite("--problem", "resnet81")
     assert found.returncode == 4
-    assert message in found.stderr
+    assert "did you mean 'resnet18'?" in found.stderr
     assert found.stderr.count("\n") <= 3
