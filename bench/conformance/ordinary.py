@@ -75,7 +75,10 @@ def reaches_the_accuracy_it_claims(subject: Subject) -> None:
 
 
 def a_tolerance_is_kept(subject: Subject) -> None:
-    """‖b − (H + λI)x‖ ≤ tolerance · ‖b‖ for every column, by the matrix itself; for 1e-2, its own, 1e-10."""
+    """‖b − (H + λI)x‖ ≤ tolerance · ‖b‖ for every column, by the matrix itself; for 1e-2, its own, 1e-10.
+
+    1e-10, where columns share chosen settings, on one matrix and one network.
+    """
     problem = subject.problem
     promising = [each for each in subject.examples(problem) if each.solver.promised_tolerance is not None]
     if not promising:
@@ -84,7 +87,9 @@ def a_tolerance_is_kept(subject: Subject) -> None:
     for example in promising:
         own = example.solver.promised_tolerance
         assert own is not None
-        for tolerance in sorted({1e-2, own, TIGHT}):
+        # Columns alone are compared with the block at TIGHT, so that where they are it is solved anyhow.
+        tight = example.solver.columns_are_independent or subject.trial.thorough
+        for tolerance in sorted({1e-2, own, TIGHT} if tight else {1e-2, own}):
             solver = example.solver if tolerance == own else subject.with_tolerance(example.solver, tolerance)
             solution = subject.answered(problem, solver)
             if _ran_out(problem, solution.status):

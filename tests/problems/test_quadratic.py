@@ -12,7 +12,7 @@ def eigenvalues_of(**parameters: object) -> torch.Tensor:
 
 
 @given(st.integers(1, 12), st.integers(1, 30), st.floats(0.2, 3), st.sampled_from(["equal", "heavy_tailed"]))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=12, deadline=None)
 def test_the_spectrum_is_exactly_the_chosen_one(size: int, count: int, exponent: float, traces: str) -> None:
     if traces == "heavy_tailed":
         count += size
@@ -30,7 +30,7 @@ def test_spiked_and_flat_spectra() -> None:
 
 
 @given(st.integers(1, 12), st.integers(1, 30), st.integers(0, 100))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=12, deadline=None)
 def test_equal_traces_are_equal(size: int, count: int, seed: int) -> None:
     problem = problems.load("quadratic", dimension=size, num_examples=count, seed=seed)
     traces = problem.operator.per_example.diagonal(dim1=1, dim2=2).sum(dim=1)  # type: ignore[attr-defined]

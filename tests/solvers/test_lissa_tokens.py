@@ -39,7 +39,7 @@ def language_model(damping: float) -> Problem:
     )
 
 
-@pytest.mark.parametrize("damping", [3.0, 0.3, 0.03, 0.01])
+@pytest.mark.parametrize("damping", [3.0, 0.3, 0.01])
 def test_it_reaches_its_target_by_itself(damping: float) -> None:
     solution = solvers.solve(language_model(damping), solvers.load("lissa"), seed=0)
     assert solution.status is Status.FINISHED, solution.reason
@@ -73,7 +73,7 @@ def test_the_papers_rule_counts_tokens(damping: float) -> None:
     operator = problem.operator
     drawn = [
         operator.minibatch(told["batch_size"], torch.Generator().manual_seed(seed)).num_examples
-        for seed in range(400)
+        for seed in range(150)
     ]
     mean = torch.tensor(drawn, dtype=torch.float64)
     # As many tokens as the rule says, but for what rounding to whole tokens, or to a sequence, adds.

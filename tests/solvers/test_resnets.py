@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cache
 
 import pytest
 import torch
@@ -20,6 +21,7 @@ COUNT, DAMPING = 10, 0.3
 LAYERS = ("conv1", "layer1.0.conv1", "layer2.0.conv1", "layer2.0.downsample.0")
 
 
+@cache
 def trained(*layers: str, **settings: object) -> Problem:
     """A ResNet-18 of width 2 that has learnt from 400 digits, with the parameters of `layers`."""
     chosen = {"curvature_size": COUNT, "num_queries": 20, "damping": DAMPING, **settings}

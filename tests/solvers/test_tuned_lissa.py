@@ -151,7 +151,7 @@ def test_the_few_examples_that_carry_the_noise_are_not_missed() -> None:
     curvatures[:2] = 1000.0
     problem = dense_problem(curvatures, damping=6.0)
     errors = []
-    for seed in range(10):
+    for seed in range(5):
         solution = tuned(problem, seed)
         assert solution.error is not None
         errors.append(float(solution.error.max()))
@@ -169,12 +169,12 @@ def test_estimates_are_honest() -> None:
     """Over seeds the estimated error covers the measured one: it is made for the worst column."""
     problem = dense_problem(random_psd_examples(300, 10, seed=1), damping=0.3, columns=2)
     covered = 0
-    for seed in range(20):
+    for seed in range(12):
         solution = tuned(problem, seed)
         assert solution.error is not None
         covered += float(solution.error.max()) <= solution.diagnostics["estimated_error"]
     # The estimate is made for the worst of the columns in most runs, not for the mean.
-    assert covered >= 17
+    assert covered >= 10
 
 
 class Treacherous(DenseOperator):

@@ -33,7 +33,7 @@ def bigrams(tokens: Tensor) -> NetworkOperator:
 
 @pytest.mark.parametrize("unequal", [False, True])
 def test_it_is_the_ratio_of_the_exact_noises(unequal: bool) -> None:
-    found = sequence_correlation(operator(unequal=unequal), 400, torch.Generator().manual_seed(0))
+    found = sequence_correlation(operator(unequal=unequal), 200, torch.Generator().manual_seed(0))
     sequences = whole_sequences(unequal)
     square = sequences.mean(dim=0) @ sequences.mean(dim=0)
     whole = float(((sequences @ sequences).mean(dim=0) - square).trace())
@@ -46,14 +46,14 @@ def test_it_is_the_ratio_of_the_exact_noises(unequal: bool) -> None:
 
 def test_a_sequence_of_one_token_repeated_is_worth_one_token() -> None:
     tokens = torch.arange(40)[:, None].expand(-1, 6) % VOCABULARY
-    found = sequence_correlation(bigrams(tokens), 300, torch.Generator().manual_seed(0))
+    found = sequence_correlation(bigrams(tokens), 150, torch.Generator().manual_seed(0))
     assert found.length == 6
     assert abs(found.worth.value - 1) <= 4 * found.worth.standard_error
 
 
 def test_independent_tokens_are_worth_as_many() -> None:
     tokens = torch.randint(VOCABULARY, (2000, 6), generator=torch.Generator().manual_seed(5))
-    found = sequence_correlation(bigrams(tokens), 300, torch.Generator().manual_seed(0))
+    found = sequence_correlation(bigrams(tokens), 150, torch.Generator().manual_seed(0))
     assert abs(found.worth.value - 6) <= 4 * found.worth.standard_error
     assert abs(found.design_effect.value - 1) <= 4 * found.design_effect.standard_error
 
@@ -85,7 +85,7 @@ def test_errors_add_as_squares() -> None:
 
 
 def test_the_summary_has_it_for_tokens_alone() -> None:
-    found = measure(operator(unequal=False), budget=400, damping=0.02)
+    found = measure(operator(unequal=False), budget=200, damping=0.02)
     assert (found.unit, found.units_per_draw) == ("token", 5)
     assert found.correlation is not None
     sequences = whole_sequences(False)
