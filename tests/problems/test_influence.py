@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -406,3 +406,31 @@ def test_bad_input_is_said_before_gradients_are_taken(
 def test_what_was_solved_for_is_one_of_two(problem: Problem) -> None:
     with pytest.raises(ValueError, match="solved is 'query'; it must be 'queries' or 'training'"):
         influence_scores(task(problem), problem.columns(), solved="query")  # type: ignore[arg-type]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_on_cuda_the_same_scores_from_solutions_here_and_there() -> None:
+    parameters: dict[str, Any] = {
+        "width": 3,
+        "training_size": 60,
+        "epochs": 5,
+        "num_queries": 3,
+        "damping": 0.1,
+    }
+    here, there = (
+        problems.load("image_classifier", device=device, dtype=torch.float64, **parameters)
+        for device in ("cpu", "cuda")
+    )
+    x = here.columns() / here.damping
+    expected = influence_scores(task(here), x)
+    for given in (x, x.cuda(), Columns((here.size, 3), lambda first, last: x[:, first:last])):
+        found = influence_scores(task(there), given)
+        assert found.is_cuda
+        torch.testing.assert_close(found.cpu(), expected)
+    some = torch.arange(5, 30)
+    for indices in (some, some.cuda()):
+        found = influence_scores(task(there), x, indices)
+        torch.testing.assert_close(found.cpu(), expected[some])
+        ranked = most_harmful(found, 4, indices)
+        assert ranked.indices.tolist() == most_harmful(expected[some], 4, some).indices.tolist()
+    torch.testing.assert_close(gradient_norms(task(there)).cpu(), gradient_norms(task(here)))
