@@ -35,7 +35,7 @@ from bench.diagnosis.lissa_settings import Settings
 from bench.diagnosis.text import print_diagnosis
 from bench.forecast import check_memory
 from bench.forecast_text import show_forecast
-from bench.store import Store
+from bench.store import Store, failures
 from problems.cache import CacheWarning
 from problems.data import DataWarning
 from problems.discovery import PluginWarning
@@ -87,7 +87,10 @@ def run(
         ),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the run (results/EXPERIMENT-TIME).")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Continue the run that --out holds.")] = False,
+    resume: Annotated[
+        bool,
+        typer.Option("--resume", help="Continue the run that --out holds; what failed is tried again."),
+    ] = False,
     scale: Annotated[
         str | None,
         typer.Option(
@@ -156,12 +159,13 @@ def run(
         _say_error(f"Interrupted: the report holds the cells that were finished; {go_on}.")
         raise typer.Exit(130)
     rows = store.read_rows()
-    failed = rows[(rows["failure"] != "") if named else (rows["status"] == "failed")]
+    failed = rows[failures(rows)]
     if len(failed):
         asked = (
             [] if named else [each.name for each in chosen.problems] + [each.name for each in chosen.solvers]
         )
         _explain_failures(failed, "failure" if named else "reason", asked)
+        _say_error(f"To try them again, {go_on}.")
         raise typer.Exit(1)
 
 
@@ -192,12 +196,11 @@ def publish(
     store = Store(path)
     if not (store.report / "index.html").exists():
         raise ValueError(f"{path} holds no report: name the folder of a run")
-    rows = store.read_rows()
-    failed = int(
-        (rows["failure"].fillna("") != "").sum() if "failure" in rows else (rows["status"] == "failed").sum()
-    )
+    failed = int(failures(store.read_rows()).sum())
     if failed:
-        raise ValueError(f"{failed} cells of {path} failed, and a gallery takes whole runs: run it again")
+        raise ValueError(
+            f"{failed} cells of {path} failed, and a gallery takes whole runs: try them again with --resume"
+        )
     folder = reports.publish(store.report, store.read_run(), gallery, name)
     console.print(f"Published: {folder}; index: {gallery / 'index.html'}", soft_wrap=True)
 

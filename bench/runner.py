@@ -25,8 +25,8 @@ Built = tuple[Problem, Unit, TheoryFacts]
 def run(plan: Plan, directory: Path, *, resume: bool = False, console: Console | None = None) -> bool:
     """Run every cell of `plan` that `directory` does not hold yet and build the report; False if interrupted.
 
-    Ctrl-C keeps what was finished and builds the report from it. Raises ValueError, before any work, where
-    the folder holds another run, or holds one and `resume` is not set.
+    One that failed is tried again. Ctrl-C keeps what was finished and builds the report from it. Raises
+    ValueError, before any work, where the folder holds another run, or holds one and `resume` is not set.
     """
     store = Store(directory)
     experiment = plan.experiment
@@ -56,7 +56,7 @@ def _run_cells(plan: Plan, store: Store, progress: Progress) -> None:
     task = progress.add_task("", total=len(plan.cells), at="")
     for cell in plan.cells:
         progress.update(task, description=f"{cell.problem} · {cell.solver_label}", at="")
-        if not store.has_cell(cell.index):
+        if not store.has_succeeded(cell.index):
             if cell.problem not in built:
                 progress.update(task, description=f"building {cell.problem}")
                 built[cell.problem] = _build(plan, cell.problem, progress)

@@ -69,6 +69,10 @@ class Store:
         """Whether cell `index` was finished."""
         return self._path("cells", index).exists()
 
+    def has_succeeded(self, index: int) -> bool:
+        """Whether cell `index` was finished and did not fail: one that did is tried again on resuming."""
+        return self.has_cell(index) and not failures(_read(self._path("cells", index))).any()
+
     def write_cell(self, index: int, cell: dict[str, Any], curve: pd.DataFrame) -> None:
         """Keep a finished cell. Its curve goes first: a cell that is there has its curve."""
         self._write("curves", index, curve)
@@ -107,6 +111,11 @@ class Store:
 
     def _path(self, kind: str, index: int) -> Path:
         return self.directory / kind / f"{index:04d}.parquet"
+
+
+def failures(rows: pd.DataFrame) -> pd.Series:
+    """Which of the rows, a study's or not, say that their cell failed."""
+    return rows["failure"].fillna("") != "" if "failure" in rows else rows["status"] == "failed"
 
 
 def _read(path: Path) -> pd.DataFrame:

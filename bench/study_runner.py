@@ -24,8 +24,8 @@ from problems import Problem, ProblemFamily, discovery
 def run(plan: StudyPlan, directory: Path, *, resume: bool = False, console: Console | None = None) -> bool:
     """Run every cell of `plan` that `directory` does not hold yet and build the report; False if interrupted.
 
-    Ctrl-C keeps what was finished and builds the report from it. Raises ValueError, before any work, where
-    the folder holds another run, or holds one and `resume` is not set.
+    One that failed is tried again. Ctrl-C keeps what was finished and builds the report from it. Raises
+    ValueError, before any work, where the folder holds another run, or holds one and `resume` is not set.
     """
     store = Store(directory)
     return session.carry_out(
@@ -57,7 +57,7 @@ def _run_cells(plan: StudyPlan, store: Store, progress: Progress) -> None:
     for cell in plan.cells:
         if cell.problem != at:
             prepared, at = None, cell.problem  # the last problem's memory goes before the next one is built
-        if not store.has_cell(cell.index):
+        if not store.has_succeeded(cell.index):
             if prepared is None:
                 progress.update(task, description=f"preparing {cell.problem}", at="")
                 prepared = _prepare(plan, cell.problem, _shower(progress, cell.index, moves=False))

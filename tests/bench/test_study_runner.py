@@ -112,6 +112,31 @@ def test_interruption_keeps_finished_cells_and_resume_does_the_rest(
     assert "was interrupted" not in (directory / "report" / "index.html").read_text()
 
 
+def test_what_failed_is_tried_again_and_nothing_else(
+    counting: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Cells whose own measurement raised, and those of a problem that could not be prepared."""
+    directory, prepare, measured = tmp_path / "run", study_runner._prepare, []
+    original = study_runner._run_cell
+
+    def unlucky(plan, label, show):
+        return OSError("no network") if label == SMALL else prepare(plan, label, show)
+
+    def noting(plan, cell, *rest):
+        measured.append(cell.index)
+        return original(plan, cell, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(study_runner, "_prepare", unlucky)
+        study_runner.run(planned(counting), directory)
+    assert list(Store(directory).read_rows()["failure"] != "").count(True) == 4
+    monkeypatch.setattr(study_runner, "_run_cell", noting)
+    study_runner.run(planned(counting), directory, resume=True)
+    assert measured == [0, 1, 2, 3]
+    study_runner.run(planned(counting), tmp_path / "whole")
+    pd.testing.assert_frame_equal(Store(directory).read_rows(), Store(tmp_path / "whole").read_rows())
+
+
 def test_only_the_same_study_is_resumed(counting: Path, tmp_path: Path) -> None:
     directory = tmp_path / "run"
     study_runner.run(planned(counting, seeds=1), directory)
@@ -150,6 +175,8 @@ def test_the_command_line_runs_a_study_and_prints_what_was_found(
         (["run", "quickstart:seeds=3"], "quickstart is no study and takes no parameters"),
         (["run", "phase:time=-1"], "time is -1"),
         (["run", "phase", "-p", "quadratik"], "did you mean 'quadratic'"),
+        (["run", "role", "-p", "quadratic"], "quadratic is a bare matrix without training examples"),
+        (["run", "role:top=[5]"], "top is [5]; it must be a whole number"),
     ],
 )
 def test_bad_input_is_one_line_and_nothing_is_written(
