@@ -197,6 +197,8 @@ class BatchSize(Study):
         return [common | _solved(prepared, solver, setup_work, seed, on_progress)]
 
     def expected_work(self, problem: Problem) -> float:
+        """ValueError where there is no influence to be told of, so that it is said before anything runs."""
+        _check(problem)
         operator, sizes = problem.operator, self.sizes(problem)
         whole = product_work(problem, problem.num_columns)
         # As many draws go through the network as hold the batch, whole even where parts of them count.

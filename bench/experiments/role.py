@@ -171,14 +171,19 @@ class Role(Study):
         return [common | row | self._look(problem.exhibits, row, looks) for row in rows]
 
     def expected_work(self, problem: Problem) -> float | None:
-        """CG's steps by its bound, for λ_max = ASSUMED · λ; of another solver CG's to its accuracy."""
+        """CG's steps by its bound, for λ_max = ASSUMED · λ; of another solver CG's to its accuracy.
+
+        ValueError where there is nothing to be ranked, so that it is said before anything runs.
+        """
+        indices = self._indices(problem)
         solver = solver_of(self.solver)
         accuracy = solver.promised_tolerance or getattr(solver, "target", None)
-        if problem.task is None or accuracy is None:
+        if accuracy is None:
             return None
+        assert problem.task is not None
         draws = problem.operator.num_draws
         measured = SAMPLE / draws if draws > 2 * SAMPLE else 1.0
-        ranked = len(self._indices(problem)) / len(problem.task.training)
+        ranked = len(indices) / len(problem.task.training)
         product = (1 + 4 * problem.num_columns) / 3
         steps = sum(cg_steps(1 + ASSUMED / multiple, accuracy) for multiple in self.multiples)
         return (
@@ -193,7 +198,10 @@ class Role(Study):
     def _indices(self, problem: Problem) -> Tensor:
         """The training examples that are ranked; ValueError where there are none, or too few."""
         if problem.task is None:
-            raise ValueError(f"{problem.name} is a bare matrix without training examples: choose a model")
+            raise ValueError(
+                f"{problem.name} is a bare matrix without training examples to be ranked: choose a network, "
+                "such as image_classifier"
+            )
         available = len(problem.task.training)
         count = available if self.num_examples is None else self.num_examples
         if count > available:

@@ -20,6 +20,7 @@ from problems import Problem, ProblemFamily
 from problems.data import facts
 from problems.language_model import CUT, LanguageModel
 from problems.models.tokens_source import read_sentences
+from problems.named import NAMED, name_of
 from reports.similarity import build_similarity
 from solvers import Record, Solution, Solver
 from solvers.lissa import LiSSA
@@ -41,10 +42,10 @@ class Similarity(Study):
     """gᵢᵀ(H + λ)⁻¹gⱼ against gᵢᵀgⱼ over sentences and a paraphrase of each (Klochkov & Liu 2024, Figure 3).
 
     gᵢ is the gradient of a sentence's mean loss. `sentences` are "facts", ten and their paraphrases, or a
-    file in which each line is followed by its paraphrase; all of it is asked about, whatever a problem's
-    num_queries. `solver` gives X ≈ (H + λ)⁻¹G of all columns together, and with R = G − (H + λ)X the
-    influences are S = XᵀG + RᵀX: their error is Rᵀ(H + λ)⁻¹R, of second order, and at most ‖rᵢ‖‖rⱼ‖/λ where
-    H ⪰ 0. Memory: G, X and R beside what the solver takes; 20 float32 columns of p parameters are 80 p bytes.
+    file in which each line is followed by its paraphrase; all of it is asked about, so that num_queries is
+    not set. `solver` gives X ≈ (H + λ)⁻¹G of all columns together, and with R = G − (H + λ)X the influences
+    are S = XᵀG + RᵀX: their error is Rᵀ(H + λ)⁻¹R, of second order, and at most ‖rᵢ‖‖rⱼ‖/λ where H ⪰ 0.
+    Memory: G, X and R beside what the solver takes; 20 float32 columns of p parameters are 80 p bytes.
     """
 
     title: ClassVar[str] = "What makes two sentences alike?"
@@ -83,6 +84,11 @@ class Similarity(Study):
             raise ValueError(
                 f"queries is {family.queries!r}; leave it out, and give the file to the study: "
                 f"similarity:sentences={family.queries}"
+            )
+        if family.num_queries not in (None, _own_queries(family)):
+            raise ValueError(
+                f"num_queries is {family.num_queries}; all of {self.sentences} is asked about: leave it out, "
+                f"or write fewer pairs into a file, similarity:sentences=FILE"
             )
         count = len(read_sentences(self.sentences))
         if count % 2 or count < 2 * FEWEST_PAIRS:
@@ -156,6 +162,12 @@ class Similarity(Study):
 
     def report(self, rows: pd.DataFrame, run: dict[str, Any], directory: Path) -> Path:
         return build_similarity(rows, run, directory)
+
+
+def _own_queries(family: LanguageModel) -> int | None:
+    """The num_queries that a network's name stands for."""
+    name = name_of(family.name, {"model": family.model})
+    return None if name is None else NAMED[name][1].get("num_queries")
 
 
 def products(a: Tensor, b: Tensor) -> Tensor:

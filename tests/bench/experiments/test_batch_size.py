@@ -266,8 +266,10 @@ def test_gradients_are_those_of_the_first_examples(problem: Problem, count: int)
 
 
 def test_a_matrix_without_examples_is_refused() -> None:
-    with pytest.raises(ValueError, match="bare matrix without training examples"):
-        BatchSize().prepare(dense_problem(random_psd_examples(5, 3, 0), 0.1), quiet)
+    bare = dense_problem(random_psd_examples(5, 3, 0), 0.1)
+    for ask in (lambda: BatchSize().prepare(bare, quiet), lambda: BatchSize().expected_work(bare)):
+        with pytest.raises(ValueError, match="bare matrix without training examples"):
+            ask()
     hessian = problems.load(
         "image_classifier", width=2, training_size=60, epochs=5, curvature="hessian", damping=3.0
     )

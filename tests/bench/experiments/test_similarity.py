@@ -181,7 +181,7 @@ def test_sentences_of_the_users_own(tmp_path: Path) -> None:
     pytest.importorskip("transformers")
     path = tmp_path / "pairs.txt"
     path.write_text("one two\ntwo one\nblue\nazure\nup and away\nhigh off\n")
-    plan = study.plan(parse(f"similarity:sentences={path}"), [parse("opt-small:num_queries=2")])
+    plan = study.plan(parse(f"similarity:sentences={path}"), [parse("opt-small")])
     (family,) = plan.families.values()
     assert isinstance(family, LanguageModel)
     assert (family.queries, family.num_queries) == (str(path), None)
@@ -200,6 +200,8 @@ def test_sentences_of_the_users_own(tmp_path: Path) -> None:
         ("similarity", "image_classifier", "takes no sentences; .* take language_model"),
         ("similarity", "language_model:queries=facts", "leave it out, and give the file to the study"),
         ("similarity", "opt-125m:weights=random", "has no tokenizer"),
+        ("similarity", "language_model:num_queries=2", "num_queries is 2; all of facts is asked about"),
+        ("similarity", "opt-small:num_queries=5", "num_queries is 5; .* similarity:sentences=FILE"),
     ],
 )
 def test_what_cannot_be_asked_is_refused_before_any_work(text: str, problem: str, message: str) -> None:
