@@ -19,6 +19,7 @@ from problems.footprint import Footprint
 from problems.operators.network import NetworkOperator
 from problems.specification import Specification, written
 
+HOST = torch.device("cpu")
 # Blocks of p × k numbers that a solver holds at once, with right-hand sides, reference and answer.
 BLOCKS = 8
 # Copies of a network: its weights, those that are read, a gradient.
@@ -49,19 +50,22 @@ class Forecast:
 
 def check_memory(plan: StudyPlan) -> None:
     """ValueError for the first problem that the machine cannot hold, before anything is loaded or trained."""
-    device = torch.device(plan.request.device)
-    there = _memory_of(device)
+    device, dtype = torch.device(plan.request.device), DTYPES[plan.request.dtype]
     for label, family in plan.families.items():
         size = family.footprint()
         if size is None:
             continue
-        needed = _bytes(size, DTYPES[plan.request.dtype])
-        if needed > there:
-            raise ValueError(
-                f"{label} takes about {gib(needed)}, and {device} has {gib(there)}: run on a larger machine, "
-                "take another scale with --scale, or with -p fewer queries (num_queries), a smaller width or "
-                "fewer of the parameters (parameters=, a regular expression on their names)"
-            )
+        needed = {HOST: plan.study.host_bytes(size, dtype)}
+        needed[device] = needed.get(device, 0.0) + _bytes(size, dtype)
+        for place, total in needed.items():
+            there = _memory_of(place)
+            if total > there:
+                raise ValueError(
+                    f"{label} takes about {gib(total)}, and {place} has {gib(there)}: run on a larger "
+                    "machine, take another scale with --scale, or with -p fewer queries (num_queries), a "
+                    "smaller width or fewer of the parameters (parameters=, a regular expression on their "
+                    "names)"
+                )
 
 
 def forecast(plan: StudyPlan) -> Iterator[Forecast]:
@@ -89,7 +93,7 @@ def forecast(plan: StudyPlan) -> Iterator[Forecast]:
             problem.size,
             gradient_seconds(problem),
             math.nan if work is None else work * len(plan.request.seeds),
-            _bytes_of(problem),
+            _bytes_of(plan, problem),
         )
 
 
@@ -125,14 +129,15 @@ def _bytes(size: Footprint, dtype: torch.dtype) -> float:
     return BASE_BYTES + dtype.itemsize * (COPIES * size.network + BLOCKS * size.selected * size.columns)
 
 
-def _bytes_of(problem: Problem) -> float:
-    """Of a problem whose product has been timed; with what products take."""
+def _bytes_of(plan: StudyPlan, problem: Problem) -> float:
+    """Of a problem whose product has been timed, with what products take: on its device."""
     network = 0 if problem.task is None else sum(v.numel() for v in problem.task.function.model.parameters())
     size = Footprint(network, problem.size, problem.num_columns)
     room = 0.0
     if isinstance(problem.operator, NetworkOperator):
         room = problem.operator.micro_batches.most(problem.operator.num_draws, problem.num_columns)
-    return _bytes(size, problem.operator.dtype) + room
+    beside = plan.study.host_bytes(size, problem.operator.dtype) if problem.operator.device == HOST else 0.0
+    return _bytes(size, problem.operator.dtype) + room + beside
 
 
 def _memory_of(device: torch.device) -> float:

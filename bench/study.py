@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 import pandas as pd
+import torch
 from pydantic import Field
 
 import bench.experiments
 from bench.experiment import ProblemEntry, Strict, check_device, find_families
 from problems import Problem, ProblemFamily, discovery
 from problems.discovery import plugin_name
+from problems.footprint import Footprint
 from problems.specification import Specification, parse
 from problems.validation import unknown
 
@@ -80,9 +82,14 @@ class Study(ABC):
     def expected_work(self, problem: Problem) -> float | None:
         """Gradient equivalents that all pieces of one seed take on `problem`, preparation included.
 
-        As well as can be told before anything is measured; None where it cannot.
+        As well as can be told before anything is measured; None where it cannot. ValueError where the study
+        can ask nothing of the problem, which is then told before the run.
         """
         return None
+
+    def host_bytes(self, size: Footprint, dtype: torch.dtype) -> float:
+        """What the study keeps in the machine's own memory of a problem of that size, wherever H is."""
+        return 0.0
 
     @abstractmethod
     def report(self, rows: pd.DataFrame, run: dict[str, Any], directory: Path) -> Path:

@@ -5,12 +5,26 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from bench.experiments._budget import KRYLOV_STEPS
 from problems import Problem
+from problems.footprint import Footprint
+from problems.ground_truth import LARGEST_DENSE
 from problems.operators.base import CurvatureOperator
 
 # Of ‖u*‖, what one more Lanczos step changes at most, twice in a row.
 TOLERANCE = 1e-3
 MOST_STEPS = 60
+
+
+def krylov_bytes(size: Footprint, dtype: torch.dtype) -> float:
+    """What `MeanError` keeps on the CPU of a problem without an eigendecomposition, as a rule.
+
+    The bases of all columns stay, since each step size and number of steps combines them anew: of 1.2 billion
+    parameters in float32 and one column 72 GB.
+    """
+    if size.selected <= LARGEST_DENSE:
+        return 0.0
+    return float(dtype.itemsize * KRYLOV_STEPS * size.selected * size.columns)
 
 
 def error_of_start(problem: Problem) -> Tensor:

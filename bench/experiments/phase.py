@@ -14,7 +14,7 @@ from torch import Tensor
 
 import solvers
 from bench.experiments._batches import check_batch_sizes, parts_of, units
-from bench.experiments._bias import MeanError, error_of_start
+from bench.experiments._bias import MeanError, error_of_start, krylov_bytes
 from bench.experiments._budget import (
     KRYLOV_STEPS,
     LANCZOS_PRODUCTS,
@@ -24,6 +24,7 @@ from bench.experiments._budget import (
 )
 from bench.study import OnProgress, Piece, Row, Scale, Study
 from problems import DenseOperator, Problem
+from problems.footprint import Footprint
 from problems.spectrum.lanczos import extreme_eigenvalues
 from problems.spectrum.smoothness import noise_constant, second_moment_constant
 from problems.validation import check_counts
@@ -241,6 +242,9 @@ class Phase(Study):
 
     def _batch_sizes(self, problem: Problem) -> list[int]:
         return [units(problem, piece, self.tokens_per_example) for piece in self.pieces()]
+
+    def host_bytes(self, size: Footprint, dtype: torch.dtype) -> float:
+        return krylov_bytes(size, dtype)
 
     def report(self, rows: pd.DataFrame, run: dict[str, Any], directory: Path) -> Path:
         return build_phase(rows, run, directory)

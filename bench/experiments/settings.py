@@ -13,7 +13,7 @@ import torch
 
 import solvers
 from bench.experiments._batches import parts_of
-from bench.experiments._bias import MeanError
+from bench.experiments._bias import MeanError, krylov_bytes
 from bench.experiments._budget import (
     KRYLOV_STEPS,
     LANCZOS_PRODUCTS,
@@ -27,6 +27,7 @@ from bench.experiments._budget import (
 from bench.experiments._numbers import NAN, number
 from bench.study import OnProgress, Piece, Row, Scale, Study
 from problems import Problem
+from problems.footprint import Footprint
 from problems.scaling import relative_norms
 from problems.spectrum import Spectrum, measure
 from problems.spectrum.smoothness import second_moment_constant
@@ -166,6 +167,9 @@ class Settings(Study):
             "reference_error": number(problem.reference_error),
         }
         return [row | (_decomposition(problem, solution, row) if piece["rule"] == "paper" else {})]
+
+    def host_bytes(self, size: Footprint, dtype: torch.dtype) -> float:
+        return krylov_bytes(size, dtype)
 
     def report(self, rows: pd.DataFrame, run: dict[str, Any], directory: Path) -> Path:
         return build_settings(rows, run, directory)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -122,6 +122,30 @@ def test_vectors_and_network_are_counted(monkeypatch: pytest.MonkeyPatch) -> Non
     check_memory(plan)
     monkeypatch.setattr(forecast, "_memory_of", lambda device: needed - 1.0)
     with pytest.raises(ValueError, match="num_queries=5"):
+        check_memory(plan)
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_what_a_study_keeps_beside_the_accelerator_is_counted(
+    device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The Krylov bases of phase: fifteen vectors for each column, in the machine's own memory."""
+    plan = study.plan(
+        parse("phase"), [parse("image_classifier:model=resnet18,width=8,num_queries=5")], dtype="float32"
+    )
+    plan = replace(plan, request=plan.request.model_copy(update={"device": device}))
+    size = next(iter(plan.families.values())).footprint()
+    assert size is not None
+    bases = 4 * 15 * size.selected * 5
+    elsewhere = forecast.BASE_BYTES + 4 * (
+        forecast.COPIES * size.network + forecast.BLOCKS * size.selected * 5
+    )
+    host = bases if device == "cuda" else bases + elsewhere
+    room = {"cpu": float(host), "cuda": float(elsewhere)}
+    monkeypatch.setattr(forecast, "_memory_of", lambda place: room[place.type])
+    check_memory(plan)
+    room["cpu"] -= 1
+    with pytest.raises(ValueError, match="and cpu has"):
         check_memory(plan)
 
 
