@@ -31,7 +31,8 @@ class Response:
     """θ(ε) = argmin Φ_ε of one training example m, by what it does to the queries.
 
     `influences` (q,), float64 on the CPU, are (L_q(θ(ε)) − L_q(θˢ))/ε, near −∇L_qᵀ(H + λ)⁻¹∇L_m for small ε;
-    `displacement` is ‖θ(ε) − θˢ‖, `relative_gradient` ‖∇Φ‖ over its value |ε|‖∇L_m‖ at θˢ, `decrease`
+    `displacement` is ‖θ(ε) − θˢ‖, `displacement_error` its relative error at most, if Φ is as convex on
+    the way as at θˢ; `relative_gradient` is ‖∇Φ‖ over its value |ε|‖∇L_m‖ at θˢ, `decrease`
     Φ(θˢ) − Φ(θ(ε)). What has not `converged` is no truth: `reason` says why, and where Φ need not be convex.
     `floor` is where λ_min(∇²Φ) at θˢ lies at least, `steps` the optimiser's, `work` in gradient equivalents,
     and work and seconds its share of those of the examples it was optimised together with.
@@ -41,6 +42,7 @@ class Response:
     epsilon: float
     influences: Tensor
     displacement: float
+    displacement_error: float
     relative_gradient: float
     decrease: float
     converged: bool
@@ -55,6 +57,7 @@ class _End(NamedTuple):
     """Where the optimiser left one column."""
 
     displacement: Tensor
+    gradient_norm: float
     relative_gradient: float
     decrease: float
     lowered: bool
@@ -105,11 +108,14 @@ def responses(
 ) -> list[Response]:
     """Responses of the training `examples` at each of `epsilons`, by example and then ε.
 
-    Always float64. Converged is ‖∇Φ‖ ≤ `tolerance` |ε| ‖∇L_m(θˢ)‖, and Φ no higher than at θˢ. Examples are
+    In float64. Converged is ‖∇Φ‖ ≤ `tolerance` |ε| ‖∇L_m(θˢ)‖, and Φ no higher than at θˢ. Examples are
     optimised together, as many as `max_bytes` hold (by default a quarter of the memory, on a CPU 4 GiB at
     most), from what the ε before let expect: the order of `epsilons` counts for speed alone. `optimiser` is
     by default L-BFGS without a solver. With `keeps` what has converged is kept in the cache, by a hash of all
     it depends on but the optimiser, and read from there the next time.
+
+    Where a network has kinks, as ReLUs are, the gradient may jump at the minimum by a thousandth to a
+    hundredth of its first length: no `tolerance` below that can be had.
 
     Raises ValueError for a bare matrix, ε = 0 or twice the same, examples there are none of, and a model that
     is not in evaluation mode; ArithmeticError for an example whose gradient is not finite.
@@ -203,6 +209,7 @@ class _Responder:
         return {
             int(m): _End(
                 iterate.displacements[:, column],
+                float(iterate.gradient_norms[column]),
                 float(relative[column]),
                 float(goal.origin[column] - iterate.values[column]),
                 bool(lowered[column]),
@@ -226,8 +233,8 @@ class _Responder:
             )
         elif end.stuck:
             reason = (
-                f"no step lowered the objective further at gradient {end.relative_gradient:.1e}, above the "
-                f"tolerance {self.tolerance:g}: raise tolerance, or damping if the network has kinks"
+                f"no step shortened the gradient below {end.relative_gradient:.1e}, above the tolerance "
+                f"{self.tolerance:g}: raise tolerance, to about 0.01 if the network has kinks, as ReLUs are"
             )
         else:
             reason = (
@@ -238,7 +245,8 @@ class _Responder:
             example=example,
             epsilon=epsilon,
             influences=influences.cpu(),
-            displacement=float(end.displacement.norm()),
+            displacement=(length := float(end.displacement.norm())),
+            displacement_error=_quotient(end.gradient_norm, floor * length),
             relative_gradient=end.relative_gradient,
             decrease=end.decrease,
             converged=converged,
@@ -259,7 +267,7 @@ class _Responder:
         nothing = torch.full_like(self.at_start, math.nan).cpu()
         nan = math.nan
         return Response(
-            example, epsilon, nothing, nan, nan, nan, False, reason, floor.least + damping, 0, 0.0, 0.0
+            example, epsilon, nothing, nan, nan, nan, nan, False, reason, floor.least + damping, 0, 0.0, 0.0
         )
 
     def _is_convex(self, floor: Floor) -> bool | None:
@@ -314,6 +322,13 @@ def _objective(
     task = problem.task
     check_deterministic(task.function, task.loss, task.training, task.queries)
     return BregmanObjective(task, problem.damping)
+
+
+def _quotient(value: float, over: float) -> float:
+    """value/over; 0 of 0, and ∞ where there is nothing to divide by."""
+    if value == 0:
+        return 0.0
+    return value / over if over > 0 else math.inf
 
 
 def check_epsilons(epsilons: Sequence[float]) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -61,7 +60,6 @@ def read(folder: Path, example: int, epsilon: float) -> dict[str, Any] | None:
 def keep(folder: Path, example: int, epsilon: float, values: Mapping[str, Any]) -> None:
     """Write it whole or not at all; a cache that cannot be written is only a warning."""
     path = _path(folder, example, epsilon)
-    assert all(math.isfinite(each) for each in values.values() if isinstance(each, float))
     try:
         folder.mkdir(parents=True, exist_ok=True)
         write_whole(path, lambda file: file.write_text(json.dumps(dict(values)), encoding="utf-8"))

@@ -34,6 +34,9 @@ from problems.task import Task
 from problems.validation import check_damping, check_finite, unknown
 
 Facts = Mapping[str, float | str]
+# Gradients of queries are held if they take no more than that, or are no more than these.
+HELD_BYTES = 2**30
+HELD_QUERIES = 32
 
 CURVATURES: dict[str, Curvature] = {
     "ggn": GaussNewton(),
@@ -279,13 +282,26 @@ def from_model(
         name,
         operator,
         damping,
-        task.query_gradients(),
+        _query_gradients(task),
         task,
         facts or {},
         closed_form,
         exhibits=exhibits,
         retraining=retraining,
     )
+
+
+def _query_gradients(task: Task) -> Tensor | Columns:
+    """All at once, unless they are many and large: then as they are asked for."""
+    function, count = task.function, len(task.queries)
+    large = count * function.num_parameters * function.dtype.itemsize > HELD_BYTES
+    if large and count > HELD_QUERIES:
+        task.check_queries()
+        return Columns(
+            (function.num_parameters, count),
+            lambda first, last: task.gradients(task.queries, torch.arange(first, last)),
+        )
+    return task.query_gradients()
 
 
 def _check_rhs(operator: CurvatureOperator, rhs: Tensor | Columns) -> None:

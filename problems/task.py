@@ -64,13 +64,17 @@ class Task:
     def query_gradients(self) -> Tensor:
         """Loss gradients of all queries, as columns (p, k): the right-hand sides of influence functions.
 
-        ValueError for a sequence none of whose tokens counts: its gradient would be 0.
+        ValueError as of `check_queries`.
         """
+        self.check_queries()
+        return self.gradients(self.queries, torch.arange(len(self.queries)))
+
+    def check_queries(self) -> None:
+        """ValueError for a sequence none of whose tokens counts: its gradient would be 0."""
         for index in torch.arange(len(self.queries)) if self.loss.unit == "token" else ():
             _, targets = self.queries.batch(index[None])
             if not self.loss.counted(targets).any():
                 raise ValueError(f"query {index} has no token with a label that counts (all are −100)")
-        return self.gradients(self.queries, torch.arange(len(self.queries)))
 
     def training_gradient(self) -> Tensor:
         """The gradient of the mean training loss, over all units that count, shape (p, 1)."""

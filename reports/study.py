@@ -26,7 +26,7 @@ _KNOWN = {
 }
 _TEXT = {
     "unit", "problem", "status", "reason", "rule", "why", "method", "preconditioner", "side", "label", "text",
-    "picture",
+    "picture", "solver", "truth", "metric", "missing", "drawn", "scores", "responses",
 }  # fmt: skip
 
 

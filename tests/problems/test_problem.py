@@ -118,6 +118,26 @@ class Scaled(nn.Module):
         return self.scale * self.head(self.embedding(tokens))
 
 
+def test_many_large_query_gradients_are_built_when_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    inputs, targets = torch.randn(7, 3).double(), torch.tensor([0, 1, 0, 1, 1, 0, 1])
+    model = nn.Linear(3, 2).double().eval()
+
+    def built() -> Problem:
+        return from_model(model, "cross_entropy", (inputs, targets), (inputs[:4], targets[:4]), damping=0.1)
+
+    whole = built()
+    assert isinstance(whole.rhs, torch.Tensor)
+    monkeypatch.setattr("problems.problem.HELD_BYTES", 4 * 8 * 8 - 1)
+    assert isinstance(built().rhs, torch.Tensor)  # few
+    monkeypatch.setattr("problems.problem.HELD_QUERIES", 3)
+    lazy = built()
+    assert isinstance(lazy.rhs, Columns)
+    torch.testing.assert_close(lazy.columns(), whole.rhs)
+    torch.testing.assert_close(lazy.columns(slice(1, 3)), whole.rhs[:, 1:3])
+    monkeypatch.setattr("problems.problem.HELD_BYTES", 4 * 8 * 8)
+    assert isinstance(built().rhs, torch.Tensor)
+
+
 def test_scalars_tied_weights_and_integer_inputs() -> None:
     torch.manual_seed(0)
     model = Scaled().double().eval()
