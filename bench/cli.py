@@ -186,13 +186,23 @@ def report(
 
 @app.command()
 def publish(
-    path: Annotated[Path, typer.Argument(help="Folder of a finished run.")],
+    path: Annotated[
+        Path,
+        typer.Argument(
+            help="Folder of a finished run, or JSON that pytest-benchmark wrote of bench_products.py."
+        ),
+    ],
     gallery: Annotated[Path, typer.Option(help="Folder of the gallery.")] = Path("reports/gallery"),
     name: Annotated[
         str | None, typer.Option(help="Folder in the gallery (the experiment's name, with its scale).")
     ] = None,
 ) -> None:
     """Put a run's page, figures and tables into a gallery, and build its index again."""
+    if path.is_file():
+        page = _build_products(path)
+        folder = reports.publish(page.parent, reports.products_run(_read_benchmark(path)), gallery, name)
+        console.print(f"Published: {folder}; index: {gallery / 'index.html'}", soft_wrap=True)
+        return
     store = Store(path)
     if not (store.report / "index.html").exists():
         raise ValueError(f"{path} holds no report: name the folder of a run")
@@ -352,9 +362,14 @@ def _new_directory(name: str) -> Path:
 def _build_products(path: Path) -> Path:
     """The page on the products in a pytest-benchmark file, in the folder beside it that has its stem."""
     try:
-        return reports.build_products(json.loads(path.read_text(encoding="utf-8")), path.with_suffix(""))
+        return reports.build_products(_read_benchmark(path), path.with_suffix(""))
     except ValueError as error:
         raise ValueError(f"{path} is no benchmark of products: {error}") from None
+
+
+def _read_benchmark(path: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return found
 
 
 def _listing(what: Listed) -> list[dict[str, Any]]:

@@ -40,7 +40,7 @@ def when(run: dict[str, Any]) -> str:
     if started is None:
         return ""
     day = started.strftime("%Y-%m-%d %H:%M %Z").strip()
-    if finished is None or (started.tzinfo is None) != (finished.tzinfo is None):
+    if finished is None or finished == started or (started.tzinfo is None) != (finished.tzinfo is None):
         return day
     return f"{day}, took {duration((finished - started).total_seconds())}"
 

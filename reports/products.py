@@ -24,6 +24,9 @@ _FACTS: list[tuple[str, str, str, Formatter]] = [
 ]
 
 
+TITLE = "What a curvature product costs beside a gradient"
+
+
 def build_products(benchmark: dict[str, Any], directory: Path) -> Path:
     """Writes the page and returns the path of its `index.html`.
 
@@ -53,7 +56,7 @@ def _render(products: pd.DataFrame, benchmark: dict[str, Any], figure: Path) -> 
     ]
     texts = verdicts(products)
     return template("products.html.j2").render(
-        title="What a curvature product costs beside a gradient",
+        title=TITLE,
         meta=" · ".join(part for part in told if part),
         command=run.get("command") or "",
         figure=image(figure),
@@ -71,8 +74,20 @@ def _render(products: pd.DataFrame, benchmark: dict[str, Any], figure: Path) -> 
     )
 
 
+def products_run(benchmark: dict[str, Any]) -> dict[str, Any]:
+    """Where and when it was measured, in the form of a run.json; ValueError where it is no such benchmark."""
+    networks = in_order(read_products(benchmark)["network"])
+    asked = {
+        "name": "products",
+        "title": TITLE,
+        "description": "The time of a curvature product over that of a gradient, on the same data.",
+        "problems": [{"name": name} for name in networks],
+    }
+    # It is one moment that pytest-benchmark notes: the end.
+    return {**_run(benchmark), "experiment": asked, "finished": benchmark.get("datetime")}
+
+
 def _run(benchmark: dict[str, Any]) -> dict[str, Any]:
-    """Where and when it was measured, in the form of a run.json."""
     described = (benchmark.get("machine_info") or {}).get("ihvp_bench") or {}
     return {**described, "command": benchmark.get("command"), "started": benchmark.get("datetime")}
 

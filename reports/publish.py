@@ -17,7 +17,10 @@ from reports.html import plain, template, threads, when
 # A figure in a gallery takes no more.
 LARGEST_PNG = 200_000
 ORIGIN = "origin.json"
-_COPIED = ("*.html", "*.txt", "*.csv", "*.json", "*.png", "figures/*.png", "tables/comparison.csv")
+TABLES = ("comparison.csv", "profile.csv", "choices.csv")
+_COPIED = (
+    "*.html", "*.txt", "*.csv", "*.json", "*.png", "figures/*.png", *(f"tables/{name}" for name in TABLES)
+)  # fmt: skip
 
 
 def publish(report: Path, run: dict[str, Any], gallery: Path, name: str | None = None) -> Path:
@@ -46,7 +49,7 @@ def publish(report: Path, run: dict[str, Any], gallery: Path, name: str | None =
     folder = gallery / name
     _read_entries(gallery)  # what is damaged there is told before anything is written
     found = [path for pattern in _COPIED for path in sorted(report.glob(pattern))]
-    parts = {path.name for path in found} | {ORIGIN}
+    parts = {path.name for path in found} | {ORIGIN, *TABLES}
     if (folder / ORIGIN).exists():
         # Published before, perhaps with parts that there are no longer.
         parts |= {entry.name for entry in folder.iterdir()}

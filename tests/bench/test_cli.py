@@ -182,6 +182,62 @@ def test_report_of_a_benchmark_of_products_lies_beside_it(
     assert "1 of 1 targets met: one column (1.50, target 1.75)." in page.read_text(encoding="utf-8")
 
 
+def test_a_benchmark_of_products_is_published_with_where_it_was_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, gallery = tmp_path / "measured.json", tmp_path / "gallery"
+    described = {
+        "machine": {"processor": "Abacus 9", "threads": 2},
+        "versions": {"torch": "2.9"},
+        "git": {"revision": "0123456789abcdef"},
+    }
+    measured = {
+        "benchmarks": [{"extra_info": {"products": [PRODUCT]}}],
+        "machine_info": {"ihvp_bench": described},
+        "command": "pytest bench/suite/bench_products.py",
+        "datetime": "2026-05-04T12:30:00+00:00",
+    }
+    path.write_text(json.dumps(measured))
+    assert invoke("publish", str(path), "--gallery", str(gallery), monkeypatch=monkeypatch) == 0
+    assert f"Published: {gallery / 'products'}" in capsys.readouterr().out
+    names = {entry.name for entry in (gallery / "products").iterdir()}
+    assert names == {"index.html", "products.csv", "products.png", "origin.json"}
+    origin = json.loads((gallery / "products" / "origin.json").read_text())
+    assert described.items() <= origin.items()
+    index = (gallery / "README.md").read_text()
+    for told in ("## What a curvature product costs", measured["command"], "Abacus 9", "revision 0123456789"):
+        assert told in index
+    assert "2026-05-04 12:30 UTC · Abacus 9" in index  # one moment is noted, and no time that it took
+    path.write_text("{}")
+    assert invoke("publish", str(path), "--gallery", str(gallery), monkeypatch=monkeypatch) == 2
+    assert "is no benchmark of products" in capsys.readouterr().err
+
+
+def test_a_run_of_an_experiment_is_published(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In the place of what was put there by hand, with the tables of the profile."""
+    file, gallery = tmp_path / "solvers.toml", tmp_path / "gallery"
+    file.write_text(
+        'title = "All of them"\nsolvers = [{name = "exact"}, {name = "identity"}]\nproblems = ['
+        + ", ".join(
+            f'{{name = "quadratic", parameters = {{dimension = {size}, num_examples = 9}}}}'
+            for size in (4, 5, 6)
+        )
+        + "]\n"
+    )
+    (gallery / "solvers").mkdir(parents=True)
+    for name in ("choices.csv", "profile.csv", "profile.png"):
+        (gallery / "solvers" / name).write_text("old")
+    assert invoke("run", str(file), "--out", str(tmp_path / "run"), monkeypatch=monkeypatch) == 0
+    assert invoke("publish", str(tmp_path / "run"), "--gallery", str(gallery), monkeypatch=monkeypatch) == 0
+    names = {entry.name for entry in (gallery / "solvers").iterdir()}
+    assert {"index.html", "comparison.csv", "profile.csv", "profile.png", "origin.json"} <= names
+    assert "choices.csv" not in names  # neither tells what it spent on measuring
+    assert (gallery / "solvers" / "profile.csv").read_text() != "old"
+    assert "## All of them" in (gallery / "README.md").read_text()
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
