@@ -54,13 +54,7 @@ def random_subsets(count: int, num_subsets: int, *, share: float = 0.5, seed: in
 
     ValueError for fewer than 3 subsets, and for a share that keeps nothing or everything.
     """
-    if num_subsets < FEWEST_SUBSETS:
-        raise ValueError(
-            f"num_subsets is {num_subsets}; a rank correlation takes at least {FEWEST_SUBSETS}, a useful one "
-            "dozens"
-        )
-    if not 0 < share < 1:
-        raise ValueError(f"share is {share}; it must be between 0 and 1, 0.5 for halves")
+    check_subsets(num_subsets, share)
     kept = round(share * count)
     if not 0 < kept < count:
         raise ValueError(
@@ -71,6 +65,17 @@ def random_subsets(count: int, num_subsets: int, *, share: float = 0.5, seed: in
     for subset in subsets:
         subset[torch.randperm(count, generator=generator)[:kept]] = True
     return subsets
+
+
+def check_subsets(num_subsets: int, share: float) -> None:
+    """ValueError for fewer than 3 subsets and a share that is none."""
+    if num_subsets < FEWEST_SUBSETS:
+        raise ValueError(
+            f"num_subsets is {num_subsets}; a rank correlation takes at least {FEWEST_SUBSETS}, a useful one "
+            "dozens"
+        )
+    if not 0 < share < 1:
+        raise ValueError(f"share is {share}; it must be between 0 and 1, 0.5 for halves")
 
 
 def subset_losses(

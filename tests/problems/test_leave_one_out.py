@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import problems
 from problems import Problem
-from problems.influence import influences
+from problems.influence import influence_scores
 from problems.leave_one_out import leave_one_out
 from problems.losses import SquaredLoss
 from problems.optimum import Optimum
@@ -80,7 +80,7 @@ def test_influence_foretells_it_with_its_sign_and_scale() -> None:
         assert problem.reference is not None
         examples = torch.arange(8)
         found = leave_one_out(problem, examples, workers=1).changes[0]
-        foretold = influences(problem.task, problem.reference, examples) / count
+        foretold = -influence_scores(problem.task, problem.reference, examples) / count
         off.append(float((found - foretold).norm() / found.norm()))
     assert off[0] < 0.3
     assert off[1] < off[0] / 4
