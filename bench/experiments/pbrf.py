@@ -71,8 +71,8 @@ class Pbrf(Study):
         ),
         "paper": Scale(
             (
-                "resnet18:width=64,curvature_size=2000,num_queries=500",
-                "resnet50:width=64,data=cifar10,curvature_size=2000,num_queries=500",
+                "resnet18:width=64,curvature_size=500,num_queries=500",
+                "resnet50:width=64,data=cifar10,curvature_size=200,num_queries=500",
             ),
             dtype="float32",
             parameters={"preconditioner": "nystrom(rank=64,memory_gib=64)"},
