@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -11,9 +12,12 @@ from problems.operators.base import CurvatureOperator
 from problems.operators.ggn import GaussNewton
 from problems.operators.hessian import Hessian
 from problems.operators.network import NetworkOperator
-from problems.spectrum.lanczos import extreme_eigenvalues
+from problems.spectrum.lanczos import extreme_eigenvalues, lanczos
 
-MOST_PRODUCTS, TOLERANCE = 30, 1e-2
+# Of one example: products for its extreme eigenvalues, and for a vector near one of theirs.
+MOST_PRODUCTS, TOLERANCE, POWERS = 30, 1e-2, 15
+# Of all data, from that vector on.
+STEPS = 6
 
 
 class _Shifted(CurvatureOperator):
@@ -44,14 +48,14 @@ class _Shifted(CurvatureOperator):
 
 @dataclass(frozen=True)
 class Floor:
-    """λ_min(H + ε∇²L_m) lies between `least` and `most`, up to what Lanczos missed."""
+    """λ_min(H + ε∇²L_m) lies between `least`, that of ε∇²L_m alone or 0, and `most`, a Rayleigh quotient."""
 
     least: float
     most: float
 
 
 class Convexity:
-    """What is known of H + ε∇²L_m for the examples m of a network's operator, at θˢ."""
+    """What is known of H + ε∇²L_m at θˢ for the examples m of a network's operator, H Gauss–Newton's."""
 
     def __init__(self, operator: NetworkOperator) -> None:
         is_ours = isinstance(operator.curvature, GaussNewton)
@@ -60,26 +64,30 @@ class Convexity:
         self._extremes: dict[int, tuple[float, float]] = {}
 
     def floor(self, example: int, epsilon: float, damping: float) -> Floor:
-        """Of the example alone where that suffices to see that λ is enough, since H ⪰ 0; else of the sum.
+        """Of the example alone where that suffices to see that λ is enough, since H ⪰ 0: `most` is then ∞.
 
-        Costs up to thirty products of one example, and so many of all data where those do not suffice.
+        Costs some dozens of products of one example and, where those do not suffice, a few of all data.
         """
         alone = self._hessian.subset(torch.tensor([example]))
         if example not in self._extremes:
             self._extremes[example] = _range(alone)
-        least = min(epsilon * extreme for extreme in self._extremes[example])
+        low, high = self._extremes[example]
+        least = min(epsilon * low, epsilon * high, 0.0)
         if least + damping > 0:
-            return Floor(min(least, 0.0), float("inf"))
-        generator = torch.Generator().manual_seed(0)
-        found = extreme_eigenvalues(
-            _Shifted(self._curvature, epsilon, alone), generator,
-            tolerance=TOLERANCE, max_products=MOST_PRODUCTS,
-        )  # fmt: skip
-        smallest = found.smallest.value
-        return Floor(smallest - found.smallest_residual, smallest)
+            return Floor(least, math.inf)
+        # Where H + ε∇²L_m is negative, ε∇²L_m is: from its lowest direction Lanczos has not far to go.
+        start = _direction(alone, low if epsilon < 0 else high)
+        shifted = _Shifted(self._curvature, epsilon, alone)
+        most = math.inf
+        for found in lanczos(shifted, start, STEPS):
+            most = float(found.eigen[0][0])
+            if most + damping <= 0:
+                break
+        return Floor(least, most)
 
 
 def _range(operator: CurvatureOperator) -> tuple[float, float]:
+    """The extreme eigenvalues, with what the Ritz values may be short of them."""
     found = extreme_eigenvalues(
         operator, torch.Generator().manual_seed(0), tolerance=TOLERANCE, max_products=MOST_PRODUCTS
     )
@@ -87,3 +95,13 @@ def _range(operator: CurvatureOperator) -> tuple[float, float]:
         found.smallest.value - found.smallest_residual,
         found.largest.value + found.largest_residual,
     )
+
+
+def _direction(operator: CurvatureOperator, other: float) -> Tensor:
+    """A vector near the eigenvector at the end of the spectrum that is not `other`, by power iteration."""
+    drawn = torch.randn(operator.shape[0], generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    vector = drawn.to(operator.device, operator.dtype)
+    for _ in range(POWERS):
+        moved = operator @ vector - other * vector
+        vector = moved / moved.norm()
+    return vector

@@ -19,13 +19,13 @@ from problems.validation import check_counts
 Solve = Callable[[Tensor], Tensor]
 # The share of what the slope promises that a step must lower the objective by (Armijo).
 ARMIJO = 1e-4
-# Shorter than this share of its first length no step is tried.
-SHORTEST = 2.0**-30
+# Shorter than this share of its first length no step is tried; than the other, where a solver gives it.
+SHORTEST, SOLVED_SHORTEST = 2.0**-30, 2.0**-10
 # In the network's own dtype the gradient is shortened to half of what is wanted, or to this share of its
 # first length, as long as steps that are no shorter do it.
 QUICK, QUICK_SHORTEST = 3e-4, 2.0**-3
 # So many steps without a shorter gradient are the last: fewer in the network's own dtype.
-PATIENCE, QUICK_PATIENCE = 20, 4
+PATIENCE, QUICK_PATIENCE = 10, 4
 # Adam's means of gradients and of their squares.
 BETAS = (0.9, 0.999)
 TINY = 1e-12
@@ -148,7 +148,8 @@ class QuasiNewton(Optimiser):
             for iterate in self._descend(quick, start, pairs, QUICK_SHORTEST, QUICK_PATIENCE):
                 start = iterate.displacements
                 yield iterate._replace(certain=False)
-        yield from self._descend(goal, start, pairs, SHORTEST, PATIENCE)
+        shortest = SHORTEST if self.solve is None else SOLVED_SHORTEST
+        yield from self._descend(goal, start, pairs, shortest, PATIENCE)
 
     def _descend(
         self, goal: Goal, start: Tensor, pairs: _Pairs, shortest: float, patience: int

@@ -239,7 +239,7 @@ class _Responder:
         else:
             reason = (
                 f"{end.steps} steps ended at gradient {end.relative_gradient:.1e}, above the tolerance "
-                f"{self.tolerance:g}: take more steps, a better `solve` or a larger damping"
+                f"{self.tolerance:g}: take more steps, an optimiser nearer to Newton's or a larger damping"
             )
         return Response(
             example=example,

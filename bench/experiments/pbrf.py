@@ -83,7 +83,7 @@ class Pbrf(Study):
     multiples: tuple[float, ...] = (1.0, 0.1)
     num_examples: int = 25
     epsilons: tuple[float, ...] = (0.01, -0.01, 0.005)
-    tolerance: float = 1e-2
+    tolerance: float = 2e-2
     preconditioner: str = "nystrom(rank=64)"
     max_steps: int = 60
 
