@@ -20,7 +20,7 @@ from bench.experiments._budget import product_work, reference_work
 from bench.experiments._numbers import NAN, number
 from bench.experiments._solver import solver_of
 from bench.study import OnProgress, Piece, Row, Scale, Study
-from problems import Problem
+from problems import Problem, ProblemFamily
 from problems.agreement import (
     Agreement,
     over_columns,
@@ -36,10 +36,13 @@ from problems.datamodels import (
     reliability,
     subset_losses,
 )
+from problems.image_classifier import ImageClassifier
 from problems.influence import influence_scores
+from problems.language_model import LanguageModel
 from problems.leave_one_out import leave_one_out
 from problems.pbrf import Response, extrapolated, responses
-from problems.retraining import OnTrained, retraining_of
+from problems.quadratic import Quadratic
+from problems.retraining import OnTrained, Start, retraining_of
 from problems.validation import check_counts, unknown
 from reports.truth import build_truth
 from solvers import Record, Solution
@@ -47,6 +50,8 @@ from solvers.certify import certify
 from solvers.solution import worst
 
 TRUTHS = ("exact", "pbrf", "loo", "lds")
+# What is trained again begins so.
+STARTS: Mapping[str, Start] = {"loo": "warm", "lds": "cold"}
 # Fewer examples have no rank correlation worth the name.
 FEWEST = 5
 # Steps and products with H of one Newton's method, and of one response, as measured on the digits.
@@ -87,8 +92,9 @@ class Truth(Study):
     Truths: "exact", the scores of the reference, of all training examples; "pbrf", proximal Bregman responses
     of `num_responses` examples, from ε = ±1/N and half of it to ε → 0; "loo", warm leave-one-out retraining
     of `num_left_out` examples; "lds", `num_subsets` random subsets of a `share` of the examples, each trained
-    on `num_seeds` times from a fresh initialisation. Examples lie evenly over the training set. Leave-one-out
-    and PBRF are for models of at most `most_parameters` and `most_response_parameters`.
+    on `num_seeds` times from a fresh initialisation. Examples lie evenly over the training set. A response's
+    gradient ends at `response_tolerance` times its first length. Leave-one-out, to an optimum, and responses
+    are for models of at most `most_parameters` and `most_response_parameters`.
 
     `top` of the most helpful examples are compared, of few examples a quarter at most. `workers` processes
     train at once, by default as many as torch has threads. A solver ends after `max_work` gradient
@@ -110,12 +116,20 @@ class Truth(Study):
         ),
         "small": Scale(
             (
-                "softmax_regression:num_queries=40",
-                "image_classifier:num_queries=40,damping=0.01",
-                "image_classifier:num_queries=40,damping=0.1",
-                "resnet18:data=digits,width=4,curvature_size=null,num_queries=40,damping=0.1",
+                "softmax_regression:num_queries=20",
+                "image_classifier:num_queries=20,damping=0.01",
+                "image_classifier:num_queries=20,damping=0.1",
+                "resnet18:data=digits,width=4,training_size=500,curvature_size=500,epochs=20,num_queries=20,"
+                "damping=0.1",
             ),
-            parameters={"num_subsets": 60, "num_left_out": 60, "num_responses": 40, "num_seeds": 2},
+            dtype="float32",
+            parameters={
+                "num_subsets": 50,
+                "num_seeds": 2,
+                "num_left_out": 50,
+                "num_responses": 15,
+                "max_work": 3000.0,
+            },
         ),
         "paper": Scale(
             (
@@ -140,6 +154,7 @@ class Truth(Study):
     )
     truths: tuple[str, ...] = TRUTHS
     num_responses: int = 25
+    response_tolerance: float = 1e-4
     num_left_out: int = 25
     num_subsets: int = 60
     share: float = 0.5
@@ -169,11 +184,35 @@ class Truth(Study):
         )
         if self.resamples < 100:
             raise ValueError(f"resamples is {self.resamples}; an interval of 95 % takes at least 100")
+        if not 0 < self.response_tolerance < 1:
+            raise ValueError(
+                f"response_tolerance is {self.response_tolerance}; it must lie between 0 and 1, as 1e-4"
+            )
         if not self.max_work > 0:
             raise ValueError(f"max_work is {self.max_work}; it must be > 0 gradient equivalents")
 
     def pieces(self) -> Sequence[Piece]:
         return [{"solver": text} for text in self.solvers]
+
+    def ask(self, family: ProblemFamily) -> ProblemFamily:
+        """As is; ValueError for what is known to have no training examples, or no way to train again."""
+        if isinstance(family, Quadratic):
+            raise ValueError(f"{family} is a bare matrix without training examples: choose a model")
+        again = [truth for truth in self.truths if truth in ("loo", "lds")]
+        if again and isinstance(family, LanguageModel):
+            raise ValueError(
+                f"{family} cannot be trained again, which {' and '.join(again)} need: leave them out, as in "
+                'truth:truths=["exact","pbrf"]'
+            )
+        if again and isinstance(family, ImageClassifier):
+            count = family.num_trained
+            if (family.curvature_size or count) != count:
+                raise ValueError(
+                    f"{family} was trained on {count} examples, and H is of {family.curvature_size}; of the "
+                    f"others there are no scores: set curvature_size=null, or training_size="
+                    f"{family.curvature_size}"
+                )
+        return family
 
     def prepare(self, problem: Problem, on_progress: OnProgress) -> Prepared:
         _check(problem, self.truths)
@@ -322,7 +361,9 @@ class Truth(Study):
         examples = _evenly(problem, self.num_responses)
         weight = 1 / problem.operator.num_examples
         sizes = (weight, -weight, weight / 2, -weight / 2)
-        found = responses(problem, examples, sizes, on_progress=on_progress)
+        found = responses(
+            problem, examples, sizes, tolerance=self.response_tolerance, on_progress=on_progress
+        )
         by_example = {int(m): [each for each in found if each.example == int(m)] for m in examples}
         kept = [m for m, own in by_example.items() if all(each.converged for each in own)]
         if len(kept) < FEWEST:
@@ -367,8 +408,9 @@ def _check(problem: Problem, truths: Sequence[str]) -> None:
     """ValueError where nothing can be asked of the problem."""
     if problem.task is None:
         raise ValueError(f"{problem.name} is a bare matrix without training examples: choose a model")
-    if {"loo", "lds"} & set(truths):
-        retraining_of(problem)
+    for truth, start in STARTS.items():
+        if truth in truths:
+            retraining_of(problem).check(start)
 
 
 def _evenly(problem: Problem, count: int) -> Tensor:

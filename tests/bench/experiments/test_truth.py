@@ -221,6 +221,7 @@ def test_the_same_rows_for_the_same_seed(problem: Problem, prepared: Prepared, r
         ("truth:top=0", "top is 0"),
         ("truth:workers=0", "workers is 0"),
         ("truth:resamples=5", "resamples is 5"),
+        ("truth:response_tolerance=0", "response_tolerance is 0"),
         ("truth:max_work=0", "max_work is 0"),
     ],
 )
@@ -228,6 +229,27 @@ def test_what_is_wrong_is_named_before_any_work(text: str, message: str) -> None
     text = text.replace("[cg,cg]", '["cg","cg"]').replace("[gc]", '["gc"]').replace("[exakt]", '["exakt"]')
     with pytest.raises(ValueError, match=message):
         study.plan(parse(text), [parse("softmax_regression")])
+
+
+@pytest.mark.parametrize(
+    ("problem", "message"),
+    [
+        ("quadratic", "bare matrix without training examples"),
+        ("language_model", "cannot be trained again, which loo and lds need: leave them out"),
+        (
+            "resnet18",
+            "trained on 50000 examples, and H is of 500; .*: set curvature_size=null, or training_s",
+        ),
+    ],
+)
+def test_problems_without_a_truth_are_refused_before_the_run(problem: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        study.plan(parse('truth:solvers=["identity"]'), [parse(problem)])
+
+
+def test_a_language_model_may_be_judged_by_what_needs_no_training() -> None:
+    asked = 'truth:solvers=["identity"],truths=["exact","pbrf"]'
+    assert len(study.plan(parse(asked), [parse("language_model")]).cells) == 1
 
 
 def test_problems_that_have_no_truth(problem: Problem) -> None:
