@@ -187,12 +187,12 @@ class _Responder:
         """Where the optimiser ended, by example."""
         start = block.start(epsilon, columns)
         if not len(columns):
-            block.remember(epsilon, columns, start, torch.ones(0, dtype=torch.bool))
+            block.remember(epsilon, columns, start, torch.zeros_like(start[0], dtype=torch.bool))
             return {}
         losses, gradients = block.losses[columns], block.gradients[:, columns]
         goal = Goal(
             self.objective,
-            block.examples[columns],
+            block.examples[columns].to(losses.device),
             torch.full_like(losses, epsilon),
             losses,
             gradients,

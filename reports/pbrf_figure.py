@@ -112,6 +112,6 @@ def damping_figure(rows: pd.DataFrame) -> Figure:
         ax.set_xlabel("λ over the problem's own")
     handles = [looks[problem].handle() for problem in problems]
     handles.append(Line2D([], [], color="0.4", linewidth=0.9, dashes=(3, 2)))
-    names = [*(panel_title(problem).replace("\n", " ") for problem in problems), f"{AGREES}"]
+    names = [*(panel_title(problem).replace("\n", " ") for problem in problems), f"a correlation of {AGREES}"]
     figure.legend(handles, names, loc="outside lower center", ncols=1, frameon=False)
     return figure

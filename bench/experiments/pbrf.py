@@ -33,8 +33,8 @@ NAN = float("nan")
 # What a forecast takes λ_max to be, in units of the problem's λ, as in `role`.
 ASSUMED = 10.0
 # Evaluations of the objective for a response from nothing, and for one from those before it, and how many of
-# them are in float64; measured on ResNet-18.
-FIRST, NEXT, CERTAIN = 10, 3, 2
+# them are in float64; measured on ResNet-18. At a smaller λ as many more as CG's steps.
+FIRST, NEXT, CERTAIN = 8, 8, 2
 # What an evaluation in float64 takes on a CPU, in those of float32: its convolutions are not oneDNN's.
 DOUBLE = 6.0
 DIGITS = 4
@@ -182,7 +182,8 @@ class Pbrf(Study):
         sketch = (1 + 4 * rank) / 3 if isinstance(rank, int) else 0.0
         slow = DOUBLE if _computes_twice(problem) else 1.0
         evaluations = FIRST + NEXT * (len(self.epsilons) - 1) + (slow - 1) * CERTAIN * len(self.epsilons)
-        return steps * product + len(self.multiples) * (sketch + self.num_examples * evaluations)
+        longer = sum(max(1.0, multiple**-0.5) for multiple in self.multiples)
+        return steps * product + len(self.multiples) * sketch + longer * self.num_examples * evaluations
 
     def report(self, rows: pd.DataFrame, run: dict[str, Any], directory: Path) -> Path:
         return build_pbrf(rows, run, directory)
