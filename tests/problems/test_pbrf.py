@@ -382,3 +382,22 @@ def test_models_that_cannot_be(convex: Problem) -> None:
 def test_optimisers_that_cannot_be(build: Callable[[], object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         build()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_on_a_cuda_device_responses_are_the_same(dtype: torch.dtype) -> None:
+    small = {"width": 2, "training_size": 60, "epochs": 5, "num_queries": 4, "damping": 0.1}
+    found = [
+        responses(
+            problems.load("image_classifier", device=device, dtype=dtype, **small),
+            [7, 31],
+            [0.01, -0.01],
+            tolerance=1e-7,
+            keeps=False,
+        )
+        for device in ("cpu", "cuda")
+    ]
+    for here, there in zip(*found, strict=True):
+        assert there.converged
+        torch.testing.assert_close(here.influences, there.influences, rtol=1e-4, atol=1e-6)
