@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from reports.figures import legend_columns, panel_title
 from reports.panels import Style, apply_scale, scale_for, styles
 from reports.rows import in_order
-from reports.truth_rows import MAIN, TRUTHS, name_of, of, table
+from reports.truth_rows import name_of, of, table
 
 LABELS = {
     "lds": "LDS",
@@ -46,11 +46,9 @@ def truth_figure(rows: pd.DataFrame) -> Figure:
 def _panel(ax: Axes, rows: pd.DataFrame, looks: dict[str, Style]) -> None:
     known = rows[rows["value"].notna() & rows["total_work"].notna()]
     if known.empty:
-        missing = next((text for text in rows["missing"] if text), "")
         ax.text(0.5, 0.5, "not measured", transform=ax.transAxes, ha="center", color="0.45", fontsize=9)
         ax.set_xticks([])
         ax.set_yticks([])
-        ax.set_label(missing)
         return
     x = scale_for(known["total_work"].to_numpy())
     apply_scale(ax, "x", x)
@@ -82,8 +80,3 @@ def _front(known: pd.DataFrame) -> list[str]:
             found.append(str(name))
             highest = row["value"]
     return found
-
-
-def caption() -> str:
-    """What the truths are, for below the figure."""
-    return "; ".join(f"{LABELS[truth]}: {TRUTHS[truth]} ({MAIN[truth]})" for truth in LABELS)

@@ -6,11 +6,10 @@ import math
 import pandas as pd
 
 from reports.conclusions import Conclusion, together
-from reports.formats import count, duration, hundredths, listed, number, share
+from reports.formats import count, duration, hundredths, listed, number, share, target_text
 from reports.rows import in_order
 from reports.truth_rows import (
     MAIN,
-    TRUTHS,
     UNUSABLE,
     Interval,
     as_good,
@@ -46,7 +45,7 @@ def findings(rows: pd.DataFrame) -> dict[str, str]:
         if problems:
             found[heading] = " ".join(_tell(whole, problem, truth) for problem in problems)
     silent = _silent(whole)
-    return found | ({"Without an answer": silent} if silent else {})
+    return found | ({"How solves ended": silent} if silent else {})
 
 
 def conclusions(rows: pd.DataFrame) -> list[Conclusion]:
@@ -160,7 +159,9 @@ def _compared(rows: pd.DataFrame, first: str, second: str, found: Interval) -> s
         return missing or "one of the two gave no answer"
     word = {True: "above", False: "below", None: "not separated"}[found.separated]
     values = " and ".join(hundredths(rows.at[name, "value"]) for name in (first, second))
-    return f"{values}, difference {interval_text(found, sign=True)}, {word}"
+    spent = [name_of(name) for name in (first, second) if rows.at[name, "status"] == "budget_spent"]
+    limited = f" ({listed(spent)} ended at the limit of work)" if spent else ""
+    return f"{values}, difference {interval_text(found, sign=True)}, {word}{limited}"
 
 
 def _solved_is_right(whole: pd.DataFrame) -> list[Conclusion]:
@@ -182,12 +183,7 @@ def _solved_is_right(whole: pd.DataFrame) -> list[Conclusion]:
     if not told:
         return []
     claim = (
-        f"Solutions within {SOLVED:.0%} of the exact one have the influences of proximal Bregman responses "
-        f"(Pearson ≥ {AGREES})"
+        f"Solutions within {target_text(SOLVED)} of the exact one have the influences of proximal Bregman "
+        f"responses (Pearson ≥ {AGREES})"
     )
     return [Conclusion(claim, "", together(verdicts), "; ".join(told) + ".")]
-
-
-def truth_name(truth: str) -> str:
-    """As in a table's heading."""
-    return TRUTHS[truth]

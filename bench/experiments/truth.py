@@ -123,21 +123,20 @@ class Truth(Study):
                 "damping=0.1",
             ),
             dtype="float32",
-            parameters={
-                "num_subsets": 50,
-                "num_seeds": 2,
-                "num_left_out": 50,
-                "num_responses": 15,
-                "max_work": 3000.0,
-            },
+            parameters={"num_subsets": 50, "num_seeds": 2, "num_left_out": 50, "num_responses": 15},
         ),
         "paper": Scale(
             (
-                "resnet18:width=64,training_size=2000,curvature_size=2000,num_queries=40,damping=0.1",
-                "resnet18:width=64,training_size=2000,curvature_size=2000,num_queries=40,damping=5",
+                "resnet18:width=64,training_size=2000,curvature_size=2000,num_queries=10,damping=0.1",
+                "resnet18:width=64,training_size=2000,curvature_size=2000,num_queries=10,damping=5",
             ),
             dtype="float32",
-            parameters={"num_subsets": 24, "num_responses": 25, "most_response_parameters": 10**8},
+            parameters={
+                "num_subsets": 24,
+                "num_responses": 8,
+                "most_response_parameters": 10**8,
+                "max_work": 1000.0,
+            },  # fmt: skip
         ),
     }
 

@@ -114,6 +114,14 @@ def test_the_order_is_judged_pair_by_pair() -> None:
     assert all(each.source == "ours" for each in told.values())
 
 
+def test_a_solver_that_ended_early_is_named_beside_its_verdict() -> None:
+    early = frame(
+        rows_of("lissa:preconditioner=ekfac", 0.70, 300, WAVE, status="budget_spent"),
+        rows_of("ekfac", 0.80, 20, WAVE),
+    )
+    assert "below (EK-FAC-LiSSA ended at the limit of work)" in conclusions(early)[0].numbers
+
+
 def test_a_reversed_pair_fails_and_two_problems_that_differ_are_partly() -> None:
     reverse = frame(rows_of("lissa:preconditioner=ekfac", 0.70, 300, WAVE), rows_of("ekfac", 0.80, 20, WAVE))
     (lds, *_) = conclusions(reverse)
@@ -158,8 +166,8 @@ def test_what_is_missing_and_who_gave_no_answer() -> None:
     )
     told = findings(rows)
     assert told["Proximal Bregman responses"] == "tiny: not judged, p is too large."
-    assert "K-FAC was failed (no layers)" in told["Without an answer"]
-    assert "LiSSA (error 25 %) ended at the limit of work and is judged" in told["Without an answer"]
+    assert "K-FAC was failed (no layers)" in told["How solves ended"]
+    assert "LiSSA (error 25 %) ended at the limit of work and is judged" in told["How solves ended"]
     assert all(each.verdict == "undecided" for each in conclusions(rows))
     nothing = findings(frame(rows_of("kfac", math.nan, 0, status="failed", reason="no layers")))
     assert "not judged, no solver gave an answer" in nothing["Models of random subsets (LDS)"]
