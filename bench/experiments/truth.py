@@ -136,7 +136,7 @@ class Truth(Study):
                 "num_responses": 8,
                 "most_response_parameters": 10**8,
                 "max_work": 1000.0,
-            },  # fmt: skip
+            },
         ),
     }
 
