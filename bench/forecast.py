@@ -56,7 +56,7 @@ def check_memory(plan: StudyPlan) -> None:
         if size is None:
             continue
         needed = {HOST: plan.study.host_bytes(size, dtype)}
-        needed[device] = needed.get(device, 0.0) + _bytes(size, dtype)
+        needed[device] = needed.get(device, 0.0) + _bytes(plan, size, dtype)
         for place, total in needed.items():
             there = _memory_of(place)
             if total > there:
@@ -125,8 +125,9 @@ def gib(size: float) -> str:
     return f"{size / 2**30:.{1 if size < 10 * 2**30 else 0}f} GiB"
 
 
-def _bytes(size: Footprint, dtype: torch.dtype) -> float:
-    return BASE_BYTES + dtype.itemsize * (COPIES * size.network + BLOCKS * size.selected * size.columns)
+def _bytes(plan: StudyPlan, size: Footprint, dtype: torch.dtype) -> float:
+    held = size.selected * plan.study.held_columns(size)
+    return BASE_BYTES + dtype.itemsize * (COPIES * size.network + BLOCKS * held)
 
 
 def _bytes_of(plan: StudyPlan, problem: Problem) -> float:
@@ -135,9 +136,9 @@ def _bytes_of(plan: StudyPlan, problem: Problem) -> float:
     size = Footprint(network, problem.size, problem.num_columns)
     room = 0.0
     if isinstance(problem.operator, NetworkOperator):
-        room = problem.operator.micro_batches.most(problem.operator.num_draws, problem.num_columns)
+        room = problem.operator.micro_batches.most(problem.operator.num_draws, plan.study.held_columns(size))
     beside = plan.study.host_bytes(size, problem.operator.dtype) if problem.operator.device == HOST else 0.0
-    return _bytes(size, problem.operator.dtype) + room + beside
+    return _bytes(plan, size, problem.operator.dtype) + room + beside
 
 
 def _memory_of(device: torch.device) -> float:

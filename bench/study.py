@@ -87,6 +87,10 @@ class Study(ABC):
         """
         return None
 
+    def held_columns(self, size: Footprint) -> int:
+        """How many right-hand sides the study solves for at once of a problem of that size."""
+        return size.columns
+
     def host_bytes(self, size: Footprint, dtype: torch.dtype) -> float:
         """What the study keeps in the machine's own memory of a problem of that size, wherever H is."""
         return 0.0

@@ -79,11 +79,7 @@ class BatchSize(Study):
             parameters={"batch_sizes": (4, 16, 64, 256), "num_steps": 40, "many_trials_up_to": 16},
         ),
         "paper": Scale(
-            (
-                "resnet18:width=64,curvature_size=1000,num_queries=1",
-                "smollm2-135m:parameters=no_embeddings_no_norms,context=128,training_size=32,num_queries=1,"
-                "damping=5",
-            ),
+            ("resnet18:width=64,curvature_size=1000,num_queries=1",),
             dtype="float32",
             parameters={"batch_sizes": (5, 20, 100, 500), "num_steps": 150, "many_trials_up_to": 20},
         ),

@@ -21,6 +21,7 @@ from problems import Problem
 from problems.agreement import FEWEST_ROWS, Agreement, pearson_per_column, spearman_per_column
 from problems.descent import QuasiNewton
 from problems.exhibits import Exhibit
+from problems.footprint import Footprint
 from problems.influence import influence_scores
 from problems.pbrf import Response, check_epsilons, extrapolated, responses
 from problems.validation import check_counts
@@ -184,6 +185,10 @@ class Pbrf(Study):
         evaluations = FIRST + NEXT * (len(self.epsilons) - 1) + (slow - 1) * CERTAIN * len(self.epsilons)
         longer = sum(max(1.0, multiple**-0.5) for multiple in self.multiples)
         return steps * product + len(self.multiples) * sketch + longer * self.num_examples * evaluations
+
+    def held_columns(self, size: Footprint) -> int:
+        """Gradients of the training examples: those of queries are built some at a time."""
+        return self.num_examples
 
     def report(self, rows: pd.DataFrame, run: dict[str, Any], directory: Path) -> Path:
         return build_pbrf(rows, run, directory)

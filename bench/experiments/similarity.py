@@ -58,12 +58,9 @@ class Similarity(Study):
         # At a tenth of λ_max as well as at a hundredth: how much the inverse can do depends on it.
         "small": Scale(("opt-small", "opt-small:damping=0.1", "smollm2-135m"), dtype="float32"),
         # All linear maps of a model that can be had: 20 gradients are 8.5 GB, and a solver holds several such
-        # blocks. The paper's λ and a tenth of it.
+        # blocks.
         "paper": Scale(
-            (
-                "smollm2-135m:parameters=no_embeddings_no_norms,context=128,training_size=32,damping=5",
-                "smollm2-135m:parameters=no_embeddings_no_norms,context=128,training_size=32,damping=0.5",
-            ),
+            ("smollm2-135m:parameters=no_embeddings_no_norms,context=128,training_size=32,damping=5",),
             dtype="float32",
         ),
     }
