@@ -21,7 +21,10 @@ def show_forecast(plan: StudyPlan, console: Console) -> None:
     seconds, most = 0.0, 0.0
     names = ", ".join(plan.families)
     console.print(
-        f"First a look at {names}; what is not trained yet is trained now.", style="dim", highlight=False
+        f"First a look at {names}; what is not trained yet is trained now, which is not counted below "
+        "(to train it apart: ihvp-bench train PROBLEM).",
+        style="dim",
+        highlight=False,
     )
     for found in forecast(plan):
         times = (duration(found.gradient_seconds), number(found.work), duration(found.seconds))
