@@ -65,8 +65,8 @@ class Pbrf(Study):
         ),
         "small": Scale(
             (
-                "resnet18:width=8,data=fashion_mnist,num_queries=500",
-                "resnet50:num_queries=500,curvature_size=200",
+                "resnet18:width=8,data=fashion_mnist,curvature_size=250,num_queries=500",
+                "resnet50:curvature_size=100,num_queries=500",
             ),
             dtype="float32",
         ),
