@@ -196,6 +196,9 @@ def publish(
     name: Annotated[
         str | None, typer.Option(help="Folder in the gallery (the experiment's name, with its scale).")
     ] = None,
+    unfinished: Annotated[
+        bool, typer.Option("--unfinished", help="What an interrupted run measured, marked as such.")
+    ] = False,
 ) -> None:
     """Put a run's page, figures and tables into a gallery, and build its index again."""
     if path.is_file():
@@ -211,7 +214,7 @@ def publish(
         raise ValueError(
             f"{failed} cells of {path} failed, and a gallery takes whole runs: try them again with --resume"
         )
-    folder = reports.publish(store.report, store.read_run(), gallery, name)
+    folder = reports.publish(store.report, store.read_run(), gallery, name, unfinished=unfinished)
     console.print(f"Published: {folder}; index: {gallery / 'index.html'}", soft_wrap=True)
 
 

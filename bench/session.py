@@ -103,7 +103,9 @@ def _command() -> str:
         place = arguments.index("--out")
         del arguments[place : place + 2]
     arguments = [argument for argument in arguments if not argument.startswith("--out=")]
-    return shlex.join([Path(sys.argv[0]).name, *arguments])
+    program = Path(sys.argv[0]).name
+    # `python -m bench` is the same program.
+    return shlex.join(["ihvp-bench" if program == "__main__.py" else program, *arguments])
 
 
 def _progress(console: Console | None) -> Progress:

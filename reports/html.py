@@ -45,6 +45,18 @@ def when(run: dict[str, Any]) -> str:
     return f"{day}, took {duration((finished - started).total_seconds())}"
 
 
+def is_unfinished(run: dict[str, Any]) -> bool:
+    """Whether the run was interrupted, or ended otherwise before its end, as far as it tells."""
+    return bool(run.get("interrupted")) or run.get("finished", True) is None
+
+
+def processor(run: dict[str, Any]) -> str:
+    """What computed, as far as the run tells: the GPU of one that was asked for it, or the processor."""
+    machine, asked = run.get("machine") or {}, run.get("experiment") or {}
+    on_gpu = str(asked.get("device", "cpu")).startswith("cuda")
+    return (machine.get("gpu") if on_gpu else machine.get("processor")) or ""
+
+
 def threads(machine: dict[str, Any]) -> str:
     """ "2 threads", as far as the run tells."""
     number = machine.get("threads")

@@ -12,7 +12,7 @@ from PIL import Image
 from reports.conclusions import read_conclusions
 from reports.folders import whole_folder
 from reports.formats import count
-from reports.html import plain, template, threads, when
+from reports.html import is_unfinished, plain, processor, template, threads, when
 
 # A figure in a gallery takes no more.
 LARGEST_PNG = 200_000
@@ -23,18 +23,22 @@ _COPIED = (
 )  # fmt: skip
 
 
-def publish(report: Path, run: dict[str, Any], gallery: Path, name: str | None = None) -> Path:
+def publish(
+    report: Path, run: dict[str, Any], gallery: Path, name: str | None = None, *, unfinished: bool = False
+) -> Path:
     """Copy a report's page, figures and tables into a folder of `gallery`, and build its index again.
 
     `run` is the content of run.json, kept beside as origin.json: command, versions, machine and date. The
     folder is called `name`, by default after the experiment, with its scale unless that is small; an earlier
-    one is replaced. Returns the path of the folder. Raises ValueError for a run that was interrupted, one of
-    a study at no scale of its own unless it has a `name`, and a figure that cannot be made as small as
-    LARGEST_PNG; OSError where the gallery cannot be written.
+    one is replaced. Returns the path of the folder. Raises ValueError for a run that was interrupted, unless
+    `unfinished` says that it may be, which the index then tells; for one of a study at no scale of its own
+    unless it has a `name`, and a figure that cannot be made as small as LARGEST_PNG; OSError where the
+    gallery cannot be written.
     """
-    if run.get("interrupted") or not run.get("finished"):
+    if is_unfinished(run) and not unfinished:
         raise ValueError(
-            f"the run of {report} was interrupted: finish it with --resume before it is published"
+            f"the run of {report} was interrupted: finish it with --resume before it is published, or say "
+            "--unfinished to publish what it measured"
         )
     asked = run.get("experiment") or {}
     if name is None:
@@ -118,7 +122,7 @@ def _entry(folder: Path, run: dict[str, Any]) -> dict[str, Any]:
     findings = folder / "findings.txt"
     made = [
         when(run),
-        machine.get("gpu") if asked.get("device", "cpu").startswith("cuda") else machine.get("processor"),
+        processor(run),
         threads(machine),
         *(f"{name} {versions[name]}" for name in ("ihvp-bench", "torch") if name in versions),
         _revision(run.get("git") or {}),
@@ -131,6 +135,7 @@ def _entry(folder: Path, run: dict[str, Any]) -> dict[str, Any]:
         "problems": [plain(_problem(entry)) for entry in asked.get("problems") or []],
         "page": f"{folder.name}/index.html",
         "command": run.get("command") or "",
+        "unfinished": is_unfinished(run),
         "made": " · ".join(part for part in made if part),
         "findings": _paragraphs(findings) if findings.exists() else [],
         "conclusions": read_conclusions(told) if told.exists() else [],

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from reports.conclusions import Conclusion, write_conclusions
 from reports.folders import whole_folder
 from reports.formats import number, scientific, signed
-from reports.html import environment, image, plain, template, threads, when
+from reports.html import environment, image, is_unfinished, plain, processor, template, threads, when
 from reports.paper import paper_style, save
 
 # Columns of every study: beside its own, `failure` says why a cell has no rows, else "".
@@ -128,7 +128,7 @@ def _render(
     told = [
         f"scale {asked['scale']}" if asked.get("scale") else "",
         when(run),
-        machine.get("processor"),
+        processor(run),
         threads(machine),
         f"torch {versions['torch']}" if "torch" in versions else "",
     ]
@@ -140,7 +140,7 @@ def _render(
         command=run.get("command") or "",
         scale=asked.get("scale") or "",
         parameters=[(name, plain(value)) for name, value in (asked.get("parameters") or {}).items()],
-        interrupted=bool(run.get("interrupted")),
+        interrupted=is_unfinished(run),
         failures=[
             {"problem": row["problem"], "reason": row["failure"], "traceback": row.get("traceback") or ""}
             for _, row in failed.drop_duplicates(["problem", "failure"]).iterrows()

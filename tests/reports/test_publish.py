@@ -102,6 +102,17 @@ def test_what_was_interrupted_is_not_published(report: Path, tmp_path: Path) -> 
     assert not (tmp_path / "gallery").exists()
 
 
+def test_what_was_interrupted_is_published_as_such_where_that_is_asked_for(
+    report: Path, tmp_path: Path
+) -> None:
+    gallery = tmp_path / "gallery"
+    publish(report, RUN, gallery, "whole")
+    assert "cut off" not in (gallery / "index.html").read_text()
+    publish(report, RUN | {"finished": None}, gallery, "part", unfinished=True)
+    for index in ("index.html", "README.md"):
+        assert (gallery / index).read_text().count("The run was cut off") == 1
+
+
 def test_a_run_that_is_none_of_a_scale_needs_a_name(report: Path, tmp_path: Path) -> None:
     own = RUN["experiment"] | {"study": "counting", "scale": ""}  # type: ignore[operator]
     with pytest.raises(ValueError, match="--name"):
