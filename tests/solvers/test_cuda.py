@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 import pytest
 import torch
@@ -14,13 +15,15 @@ from solvers import Status
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
-PROBLEMS = {
+PROBLEMS: dict[str, dict[str, Any]] = {
     "quadratic": {"dimension": 40, "num_examples": 60},
     "softmax_regression": {"training_size": 100, "pooling": 2, "num_queries": 3},
     "image_classifier": {"width": 3, "training_size": 60, "epochs": 5, "num_queries": 3, "damping": 0.1},
-    "resnet18": {"data": "digits", "width": 2, "epochs": 1, "curvature_size": 40, "num_queries": 2},
-    "language_model": {},
 }
+# What a solver has no default for.
+SETTINGS: dict[str, dict[str, Any]] = {"neumann": {"step_size": 0.01, "num_steps": 20}}
+# Thousands of steps, each of which waits for the device.
+MANY_STEPS = {("softmax_regression", "svrg"), ("image_classifier", "svrg")}
 
 
 @functools.lru_cache(maxsize=2)
@@ -31,15 +34,18 @@ def problem(name: str, device: str) -> Problem:
 @pytest.mark.parametrize("name", PROBLEMS)
 @pytest.mark.parametrize("solver", solvers.available())
 def test_a_solver_gives_the_same_on_both(name: str, solver: str) -> None:
+    if (name, solver) in MANY_STEPS:
+        pytest.skip("takes minutes on a device")
     here, there = (problem(name, device) for device in ("cpu", "cuda"))
-    expected, found = (solvers.solve(each, solvers.load(solver)) for each in (here, there))
+    chosen = solvers.load(solver, **SETTINGS.get(solver, {}))
+    expected, found = (solvers.solve(each, chosen) for each in (here, there))
     assert found.status == expected.status, found.reason
     if expected.status == Status.SKIPPED:
         pytest.skip(expected.reason)
-    if expected.x is None:
-        return
+    assert expected.x is not None
+    assert found.x is not None
     assert found.x.is_cuda
-    assert found.steps == pytest.approx(expected.steps, rel=0.02, abs=1)
-    torch.testing.assert_close(
-        found.x.cpu(), expected.x, rtol=1e-3, atol=float(1e-5 * expected.x.abs().max())
-    )
+    # Rounding may bring an iteration to its tolerance a step or two earlier, and its answer as near.
+    assert found.steps == pytest.approx(expected.steps, abs=2)
+    difference = (found.x.cpu() - expected.x).norm() / expected.x.norm()
+    assert difference < (1e-4 if expected.steps > 1 else 1e-9)
