@@ -93,8 +93,9 @@ class Truth(Study):
     of `num_responses` examples, from ε = ±1/N and half of it to ε → 0; "loo", warm leave-one-out retraining
     of `num_left_out` examples; "lds", `num_subsets` random subsets of a `share` of the examples, each trained
     on `num_seeds` times from a fresh initialisation. Examples lie evenly over the training set. A response's
-    gradient ends at `response_tolerance` times its first length. Leave-one-out, to an optimum, and responses
-    are for models of at most `most_parameters` and `most_response_parameters`.
+    gradient ends at `response_tolerance` times its first length, at `large_response_tolerance` of models
+    beyond `most_parameters`, on whose kinks it jumps by up to a hundredth. Leave-one-out, to an optimum, and
+    responses are for models of at most `most_parameters` and `most_response_parameters`.
 
     `top` of the most helpful examples are compared, of few examples a quarter at most. `workers` processes
     train at once, by default as many as torch has threads. A solver ends after `max_work` gradient
@@ -123,7 +124,13 @@ class Truth(Study):
                 "damping=0.1",
             ),
             dtype="float32",
-            parameters={"num_subsets": 50, "num_seeds": 2, "num_left_out": 50, "num_responses": 15},
+            parameters={
+                "num_subsets": 50,
+                "num_seeds": 2,
+                "num_left_out": 50,
+                "num_responses": 15,
+                "max_work": 2500.0,
+            },
         ),
         "paper": Scale(
             (
@@ -154,6 +161,7 @@ class Truth(Study):
     truths: tuple[str, ...] = TRUTHS
     num_responses: int = 25
     response_tolerance: float = 1e-4
+    large_response_tolerance: float = 1e-2
     num_left_out: int = 25
     num_subsets: int = 60
     share: float = 0.5
@@ -183,10 +191,9 @@ class Truth(Study):
         )
         if self.resamples < 100:
             raise ValueError(f"resamples is {self.resamples}; an interval of 95 % takes at least 100")
-        if not 0 < self.response_tolerance < 1:
-            raise ValueError(
-                f"response_tolerance is {self.response_tolerance}; it must lie between 0 and 1, as 1e-4"
-            )
+        for name in ("response_tolerance", "large_response_tolerance"):
+            if not 0 < (value := getattr(self, name)) < 1:
+                raise ValueError(f"{name} is {value}; it must lie between 0 and 1, as 1e-4")
         if not self.max_work > 0:
             raise ValueError(f"max_work is {self.max_work}; it must be > 0 gradient equivalents")
 
@@ -360,9 +367,9 @@ class Truth(Study):
         examples = _evenly(problem, self.num_responses)
         weight = 1 / problem.operator.num_examples
         sizes = (weight, -weight, weight / 2, -weight / 2)
-        found = responses(
-            problem, examples, sizes, tolerance=self.response_tolerance, on_progress=on_progress
-        )
+        large = problem.size > self.most_parameters
+        tolerance = self.large_response_tolerance if large else self.response_tolerance
+        found = responses(problem, examples, sizes, tolerance=tolerance, on_progress=on_progress)
         by_example = {int(m): [each for each in found if each.example == int(m)] for m in examples}
         kept = [m for m, own in by_example.items() if all(each.converged for each in own)]
         if len(kept) < FEWEST:

@@ -222,6 +222,7 @@ def test_the_same_rows_for_the_same_seed(problem: Problem, prepared: Prepared, r
         ("truth:workers=0", "workers is 0"),
         ("truth:resamples=5", "resamples is 5"),
         ("truth:response_tolerance=0", "response_tolerance is 0"),
+        ("truth:large_response_tolerance=1", "large_response_tolerance is 1"),
         ("truth:max_work=0", "max_work is 0"),
     ],
 )
