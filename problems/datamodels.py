@@ -12,7 +12,7 @@ from torch import Tensor
 
 from problems.agreement import Agreement, over_columns, spearman_resampled
 from problems.problem import Problem
-from problems.retraining import OnTrained, Start, attempts_of, retrain, retraining_of
+from problems.retraining import OnTrained, Start, attempts_of, retrain, retraining_of, seconds_of
 
 FEWEST_SUBSETS = 3
 
@@ -108,7 +108,7 @@ def subset_losses(
         subsets.cpu(),
         torch.stack([each.losses for each in found]).unflatten(0, shape),
         torch.tensor([each.converged for each in found]).unflatten(0, shape),
-        sum(each.seconds for each in found),
+        seconds_of(found),
     )
 
 

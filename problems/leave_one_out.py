@@ -15,6 +15,7 @@ from problems.retraining import (
     attempts_of,
     retrain,
     retraining_of,
+    seconds_of,
 )
 
 
@@ -77,5 +78,5 @@ def leave_one_out(
         indices,
         losses[:, 1:] - losses[:, :1],
         converged[:, 1:] & converged[:, :1],
-        sum(each.seconds for each in found),
+        seconds_of(found),
     )

@@ -171,6 +171,11 @@ def retrain(
     return [found[path] for path in paths]
 
 
+def seconds_of(found: Sequence[Retrained]) -> float:
+    """What all took; a training that several attempts share counts once."""
+    return sum(each.seconds for each in {id(each): each for each in found}.values())
+
+
 def default_workers(device: torch.device) -> int:
     """As many processes as torch has threads; one on a device that they would have to share."""
     return torch.get_num_threads() if device.type == "cpu" else 1

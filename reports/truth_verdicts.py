@@ -34,6 +34,7 @@ HEADINGS = {
 }
 MEASURES = {"lds": "LDS", "pearson": "Pearson", "spearman": "Spearman", "top": "top"}
 IN = {"lds": "in LDS", "pbrf": "by proximal Bregman responses"}
+ENDED = {"skipped": "was skipped", "breakdown": "broke down", "diverged": "diverged", "failed": "failed"}
 
 
 def findings(rows: pd.DataFrame) -> dict[str, str]:
@@ -67,8 +68,7 @@ def _tell(whole: pd.DataFrame, problem: str, truth: str) -> str:
     rows = of(whole, problem, truth)
     first = best(rows)
     if first is None:
-        missing = next((text for text in rows["missing"] if text), "no solver gave an answer")
-        return f"{problem}: not judged, {missing}."
+        return f"{problem}: not judged, {_why_not(rows, list(rows.index))}."
     top = rows.loc[first]
     value = interval_text(Interval(top["value"], top["low"], top["high"]))
     told = f"{problem}: the highest {MEASURES[MAIN[truth]]} has {name_of(first)}, {value}"
@@ -80,6 +80,15 @@ def _tell(whole: pd.DataFrame, problem: str, truth: str) -> str:
         told += "; all others are certainly below"
     told += _cheapest(rows, first, alike)
     return f"{told}. {_about(rows, truth)}".strip()
+
+
+def _why_not(rows: pd.DataFrame, names: list[str]) -> str:
+    """Why there is no agreement to compare some solvers by."""
+    missing = next((text for text in rows["missing"] if text), "")
+    silent = [name_of(name) for name in names if rows.at[name, "status"] in UNUSABLE]
+    if missing or not silent:
+        return missing or "the scores or losses of a query do not vary"
+    return "no solver gave an answer" if len(silent) == len(rows) else f"{listed(silent)} gave no answer"
 
 
 def _cheapest(rows: pd.DataFrame, first: str, alike: list[str]) -> str:
@@ -107,7 +116,8 @@ def _about(rows: pd.DataFrame, truth: str) -> str:
     examples = f"{count(row['compared'])} training examples × {queries} queries"
     if row["compared"] < row["asked"]:
         examples += f", of {count(row['asked'])} asked for, since the others did not converge"
-    off = "" if not row["off"] > 0 else f"; the truth itself is off by about {share(row['off'])}"
+    of_what = "its x is off by at most" if truth == "exact" else "the truth itself is off by about"
+    off = "" if not row["off"] > 0 else f"; {of_what} {share(row['off'])}"
     return f"({examples}{off}; {took}.)"
 
 
@@ -117,7 +127,7 @@ def _silent(whole: pd.DataFrame) -> str:
     for problem in in_order(whole["problem"]):
         own = whole[whole["problem"] == problem].drop_duplicates("solver")
         told += [
-            f"{problem}: {name_of(row['solver'])} was {row['status']} ({row['reason']})"
+            f"{problem}: {name_of(row['solver'])} {ENDED[row['status']]} ({row['reason']})"
             for _, row in own[own["status"].isin(UNUSABLE)].iterrows()
         ]
         spent = own[own["status"] == "budget_spent"]
@@ -155,9 +165,10 @@ def _pair(whole: pd.DataFrame, truth: str, upper: str, lower: str) -> Conclusion
 
 def _compared(rows: pd.DataFrame, first: str, second: str, found: Interval) -> str:
     if math.isnan(found.value):
-        missing = next((text for text in rows["missing"] if text), "")
-        return missing or "one of the two gave no answer"
+        return _why_not(rows, [first, second])
     word = {True: "above", False: "below", None: "not separated"}[found.separated]
+    if math.isnan(found.low):
+        word = "of no known interval"
     values = " and ".join(hundredths(rows.at[name, "value"]) for name in (first, second))
     spent = [name_of(name) for name in (first, second) if rows.at[name, "status"] == "budget_spent"]
     limited = f" ({listed(spent)} ended at the limit of work)" if spent else ""
@@ -174,7 +185,8 @@ def _solved_is_right(whole: pd.DataFrame) -> list[Conclusion]:
         if solved.empty:
             continue
         worst = solved.loc[solved["value"].idxmin()]
-        verdicts.append(bool(worst["value"] >= AGREES))
+        sure = worst["low"] >= AGREES or worst["high"] < AGREES
+        verdicts.append(bool(worst["value"] >= AGREES) if sure else None)
         told.append(
             f"{problem}: {len(solved)} {'solver' if len(solved) == 1 else 'solvers'}, the lowest Pearson "
             f"{interval_text(Interval(worst['value'], worst['low'], worst['high']))} "

@@ -135,6 +135,8 @@ def test_a_reversed_pair_fails_and_two_problems_that_differ_are_partly() -> None
 def test_what_solves_the_system_is_judged_by_responses() -> None:
     last = conclusions(ROWS)[-1]
     assert last.verdict == "fails"
+    unsure = ROWS.assign(high=0.96)
+    assert conclusions(unsure)[-1].verdict == "undecided"
     assert "2 solvers, the lowest Pearson 0.88 [0.87, 0.89] (EK-FAC-LiSSA)" in last.numbers
     better = frame(rows_of("auto", 0.97, 5, WAVE), rows_of("identity", 0.2, 0, WAVE, error=3.0))
     assert conclusions(better)[-1].verdict == "holds"
@@ -166,11 +168,18 @@ def test_what_is_missing_and_who_gave_no_answer() -> None:
     )
     told = findings(rows)
     assert told["Proximal Bregman responses"] == "tiny: not judged, p is too large."
-    assert "K-FAC was failed (no layers)" in told["How solves ended"]
+    assert "K-FAC failed (no layers)" in told["How solves ended"]
     assert "LiSSA (error 25 %) ended at the limit of work and is judged" in told["How solves ended"]
     assert all(each.verdict == "undecided" for each in conclusions(rows))
     nothing = findings(frame(rows_of("kfac", math.nan, 0, status="failed", reason="no layers")))
     assert "not judged, no solver gave an answer" in nothing["Models of random subsets (LDS)"]
+    constant = frame(rows_of("ekfac", math.nan, 1), rows_of("identity", math.nan, 0))
+    text = "the scores or losses of a query do not vary"
+    assert f"not judged, {text}." in findings(constant)["Models of random subsets (LDS)"]
+    assert text in conclusions(constant)[0].numbers
+    broken = frame(rows_of("ekfac", math.nan, 1, status="breakdown"), rows_of("identity", 0.5, 0))
+    assert "EK-FAC gave no answer" in conclusions(broken)[0].numbers
+    assert "EK-FAC broke down" in findings(broken)["How solves ended"]
 
 
 def test_resamples_that_are_not_defined_separate_nothing() -> None:
@@ -178,6 +187,8 @@ def test_resamples_that_are_not_defined_separate_nothing() -> None:
     lds = of(table(rows), "tiny", "lds")
     assert as_good(lds) == ["auto", "identity"]
     assert difference(lds, "auto", "identity").value == pytest.approx(0.7)
+    both = frame(rows_of("ekfac", 0.9, 5), rows_of("identity", 0.2, 0))
+    assert "difference +0.70, of no known interval" in conclusions(both)[0].numbers
 
 
 @pytest.mark.parametrize("values", [{}, {"value": math.nan, "low": math.nan, "high": math.nan}])

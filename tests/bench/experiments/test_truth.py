@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from scipy.stats import spearmanr
 from torch import Tensor
 
@@ -19,6 +20,7 @@ from bench.experiments.truth import Prepared, Truth
 from problems import Problem
 from problems.datamodels import random_subsets, subset_losses
 from problems.leave_one_out import leave_one_out
+from problems.models.mlp import mlp
 from problems.specification import parse
 from tests.conftest import dense_problem, random_psd_examples
 
@@ -136,6 +138,8 @@ def test_against_models_of_subsets(
     problem: Problem, rows: dict[str, Rows], scores: dict[str, Tensor], solver: str
 ) -> None:
     truth = subset_losses(problem, random_subsets(40, 6), workers=1)
+    # What has one optimum has no noise of seeds.
+    assert {row["ceiling"] for row in rows[solver] if row["truth"] == "lds"} == {1.0}
     sums = torch.stack([scores[solver][subset].sum(dim=0) for subset in truth.subsets])
     assert value(rows[solver], "lds", "lds") == pytest.approx(mean_spearman(sums, truth.losses[0]))
 
@@ -246,6 +250,29 @@ def test_what_is_wrong_is_named_before_any_work(text: str, message: str) -> None
 def test_problems_without_a_truth_are_refused_before_the_run(problem: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         study.plan(parse('truth:solvers=["identity"]'), [parse(problem)])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('truth:num_responses=101,truths=["pbrf"]', r"num_responses is 101; .* has 100 training examples"),
+        ("truth:num_left_out=200", r"num_left_out is 200; .* has 100 training examples"),
+        ("truth:share=0.001", r"share is 0\.001, which of 100 examples keeps 0"),
+    ],
+)
+@pytest.mark.parametrize("family", ["softmax_regression", "image_classifier"])
+def test_more_examples_than_there_are_is_refused_before_the_run(text: str, message: str, family: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        study.plan(parse(text), [parse(f"{family}:training_size=100")])
+
+
+def test_weights_of_no_known_recipe_have_no_models_of_subsets(tmp_path: Path) -> None:
+    path = tmp_path / "weights.safetensors"
+    save_file(mlp([64, 12, 10], torch.Generator()).state_dict(), path)
+    given = [parse(f"image_classifier:weights={path}")]
+    with pytest.raises(ValueError, match="by what recipe they were trained is not known: leave lds out"):
+        study.plan(parse('truth:solvers=["identity"]'), given)
+    assert study.plan(parse('truth:solvers=["identity"],truths=["loo"]'), given).cells
 
 
 def test_a_language_model_may_be_judged_by_what_needs_no_training() -> None:
