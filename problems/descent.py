@@ -22,10 +22,12 @@ ARMIJO = 1e-4
 # Shorter than this share of its first length no step is tried; than the other, where a solver gives it.
 SHORTEST, SOLVED_SHORTEST = 2.0**-30, 2.0**-10
 # In the network's own dtype the gradient is shortened to half of what is wanted, or to this share of its
-# first length, as long as steps that are no shorter do it.
-QUICK, QUICK_SHORTEST = 3e-4, 2.0**-3
-# So many steps without a shorter gradient are the last: fewer in the network's own dtype.
-PATIENCE, QUICK_PATIENCE = 10, 4
+# first length.
+QUICK = 3e-4
+# So many steps without a shorter gradient are the last.
+PATIENCE = 10
+# What the first steps could not do, though their dtype allows it, is tried so far in slow float64.
+LAST_SHORTEST, LAST_PATIENCE = 2.0**-3, 2
 # Adam's means of gradients and of their squares.
 BETAS = (0.9, 0.999)
 TINY = 1e-12
@@ -143,13 +145,15 @@ class QuasiNewton(Optimiser):
 
     def iterates(self, goal: Goal, start: Tensor) -> Iterator[Iterate]:
         pairs = _Pairs(self.memory)
+        shortest, patience = SHORTEST if self.solve is None else SOLVED_SHORTEST, PATIENCE
         quick = goal.quick()
         if quick is not None:
-            for iterate in self._descend(quick, start, pairs, QUICK_SHORTEST, QUICK_PATIENCE):
+            for iterate in self._descend(quick, start, pairs, shortest, patience):
                 start = iterate.displacements
                 yield iterate._replace(certain=False)
-        shortest = SHORTEST if self.solve is None else SOLVED_SHORTEST
-        yield from self._descend(goal, start, pairs, shortest, PATIENCE)
+            if bool((goal.wanted > QUICK * goal.scale).all()):
+                shortest, patience = LAST_SHORTEST, LAST_PATIENCE
+        yield from self._descend(goal, start, pairs, shortest, patience)
 
     def _descend(
         self, goal: Goal, start: Tensor, pairs: _Pairs, shortest: float, patience: int
