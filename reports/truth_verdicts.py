@@ -60,8 +60,14 @@ def interval_text(found: Interval, sign: bool = False) -> str:
     """ "0.94 [0.90, 0.95]", with a + where a difference is positive."""
     if math.isnan(found.value):
         return "–"
-    first, *ends = (f"{value:+.2f}".replace("-", "−") if sign else hundredths(value) for value in found)
+    first, *ends = (_with_sign(value) if sign else hundredths(value) for value in found)
     return first if math.isnan(found.low) else f"{first} [{ends[0]}, {ends[1]}]"
+
+
+def _with_sign(value: float) -> str:
+    """ "+0.02" or "−0.02"; "0.00" of what rounds to it."""
+    text = f"{value:+.2f}".replace("-", "−")
+    return text[1:] if text[1:] == "0.00" else text
 
 
 def _tell(whole: pd.DataFrame, problem: str, truth: str) -> str:
@@ -71,7 +77,7 @@ def _tell(whole: pd.DataFrame, problem: str, truth: str) -> str:
         return f"{problem}: not judged, {_why_not(rows, list(rows.index))}."
     top = rows.loc[first]
     value = interval_text(Interval(top["value"], top["low"], top["high"]))
-    told = f"{problem}: the highest {MEASURES[MAIN[truth]]} has {name_of(first)}, {value}"
+    told = f"{problem}: {name_of(first)} has the highest {MEASURES[MAIN[truth]]}, {value}"
     alike = [name for name in as_good(rows) if name != first]
     if alike:
         verb = "is" if len(alike) == 1 else "are"

@@ -23,6 +23,7 @@ from problems.retraining import (
     path_of,
     retrain,
     retraining_of,
+    seconds_of,
 )
 from tests.conftest import dense_problem, random_psd_examples
 
@@ -79,6 +80,11 @@ def test_what_was_trained_is_kept() -> None:
     assert [(each.converged, each.gradient) for each in found] == [(False, 0.25)] * 3
     assert [each.seconds for each in wanted] == [found[1].seconds, found[2].seconds, found[0].seconds]
     assert heard == [(0, 3), (1, 3), (2, 3), (3, 3)]
+
+
+def test_a_training_that_several_attempts_share_takes_its_time_once() -> None:
+    one, other = (Retrained(torch.zeros(1), seconds=seconds) for seconds in (2.0, 3.0))
+    assert seconds_of([one, other, one]) == 5
 
 
 def test_an_interrupted_run_goes_on() -> None:

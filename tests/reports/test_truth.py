@@ -9,8 +9,8 @@ import pandas as pd
 import pytest
 
 from reports.truth import build_truth
-from reports.truth_rows import as_good, best, cheapest, difference, name_of, of, role, table
-from reports.truth_verdicts import conclusions, findings
+from reports.truth_rows import Interval, as_good, best, cheapest, difference, name_of, of, role, table
+from reports.truth_verdicts import conclusions, findings, interval_text
 
 # Ten-thousandths that go up and down by 0.01 around 0.
 WAVE = [100 if index % 2 else -100 for index in range(200)]
@@ -149,7 +149,7 @@ def test_the_findings_name_the_best_and_what_is_not_separated() -> None:
         "Models of random subsets (LDS)", "Proximal Bregman responses", "The exact solution",
     ]  # fmt: skip
     text = told["Models of random subsets (LDS)"]
-    assert "the highest LDS has cg:tolerance=1e-6, 0.90 [0.89, 0.91]" in text
+    assert "cg:tolerance=1e-6 has the highest LDS, 0.90 [0.89, 0.91]" in text
     assert "not separated from it is EK-FAC (0.89). The cheapest of these is EK-FAC, at 20 gradients" in text
     assert "12 subsets, 4 queries; one seed each" in text
     alone = findings(frame(rows_of("auto", 0.9, 5, WAVE), rows_of("identity", 0.2, 0, WAVE)))
@@ -180,6 +180,10 @@ def test_what_is_missing_and_who_gave_no_answer() -> None:
     broken = frame(rows_of("ekfac", math.nan, 1, status="breakdown"), rows_of("identity", 0.5, 0))
     assert "EK-FAC gave no answer" in conclusions(broken)[0].numbers
     assert "EK-FAC broke down" in findings(broken)["How solves ended"]
+
+
+def test_a_difference_that_rounds_to_nothing_has_no_sign() -> None:
+    assert interval_text(Interval(-0.001, -0.02, 0.004), sign=True) == "0.00 [−0.02, 0.00]"
 
 
 def test_resamples_that_are_not_defined_separate_nothing() -> None:
