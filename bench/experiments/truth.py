@@ -132,7 +132,7 @@ class Truth(Study):
                 "num_seeds": 2,
                 "num_left_out": 50,
                 "num_responses": 15,
-                "max_work": 2000.0,
+                "max_work": 20_000.0,
             },
         ),
         "paper": Scale(
@@ -151,7 +151,7 @@ class Truth(Study):
     }
 
     solvers: tuple[str, ...] = (
-        "cg:tolerance=1e-6",
+        "cg:tolerance=1e-5",
         "auto",
         "lissa",
         "lissa:preconditioner=ekfac",
