@@ -35,7 +35,7 @@ class BregmanObjective:
     θˢ are the task's parameters, i runs over its training data, all units alike, m is one of these
     examples. Vectors are displacements δ, float64; the network is computed in `dtype`. The Hessian of the
     first term at δ = 0 is the Gauss–Newton matrix. Works for every loss of `problems.losses`; L(z_m) of a
-    sequence is the mean over its tokens.
+    sequence is the mean over its tokens. `mean_loss` is that of the training data at θˢ, over all units.
 
     Raises ArithmeticError that names the training example whose outputs or gradient are not finite.
     """
@@ -50,7 +50,7 @@ class BregmanObjective:
         self.queries = task.queries.to(dtype)
         # Outputs at θˢ of the passes whose first example and size are the key, as far as there is room.
         self._kept: dict[tuple[int, int], Tensor] = {}
-        self._units, self._mean_loss = self._measure()
+        self._units, self.mean_loss = self._measure()
 
     @property
     def size(self) -> int:
@@ -133,7 +133,7 @@ class BregmanObjective:
 
     def rounding(self, epsilons: Tensor, losses: Tensor) -> Tensor:
         """What values of Φ may be off by, (j,), for examples of the losses (j,) at θˢ."""
-        return ROUNDINGS * torch.finfo(self.function.dtype).eps * (self._mean_loss + epsilons.abs() * losses)
+        return ROUNDINGS * torch.finfo(self.function.dtype).eps * (self.mean_loss + epsilons.abs() * losses)
 
     def _leaves(self, displacement: Tensor | None) -> dict[str, Tensor]:
         """The parameters θˢ + δ, of which gradients can be taken."""

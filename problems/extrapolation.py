@@ -30,7 +30,8 @@ def limit(epsilons: Tensor, values: Tensor) -> Limit:
             f"the steps are {epsilons.tolist()}; at least one is needed, none of them 0 and all different"
         )
     if len(epsilons) < 2 * len(sizes):
-        order = epsilons.abs().argsort()
+        # Of the same size the first stays first, so that the same one is left out each time.
+        order = epsilons.abs().argsort(stable=True)
         return _at_zero(epsilons[order], values[order])
     mean = torch.stack([values[epsilons.abs() == size].mean(dim=0) for size in sizes])
     found = _at_zero(sizes.square(), mean)

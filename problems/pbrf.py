@@ -261,8 +261,8 @@ class _Responder:
         damping = self.objective.damping
         reason = (
             "the objective is not convex near θˢ: its Hessian has an eigenvalue of at most "
-            f"{floor.most + damping:.3g} at λ = {damping:g}, ε = {epsilon:g}; take λ > {-floor.most:.3g} or "
-            "a smaller |ε|"
+            f"{floor.most + damping:.3g} at λ = {damping:g}, ε = {epsilon:g}; take a smaller |ε|, or "
+            f"a larger λ: more than {-floor.least:.3g} is never needed"
         )
         nothing = torch.full_like(self.at_start, math.nan).cpu()
         nan = math.nan

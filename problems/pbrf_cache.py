@@ -33,6 +33,9 @@ def folder_of(objective: BregmanObjective, tolerance: float) -> Path:
         "loss": repr(objective.loss),
         "damping": objective.damping,
         "tolerance": tolerance,
+        # Tells networks apart that print the same but compute otherwise. Few digits: threads and devices
+        # differ in the last ones.
+        "mean_loss": f"{objective.mean_loss:.6e}",
     }
     digest.update(json.dumps(known, sort_keys=True).encode())
     for name, value in (function.parameters | function.constants).items():

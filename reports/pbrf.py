@@ -53,7 +53,8 @@ def _context(rows: pd.DataFrame) -> dict[str, Any]:
                 "name": problem,
                 "figure": _stem(place),
                 "facts": _facts(own.iloc[0]) + model_facts(own.iloc[0]),
-                "shown": setting(own.iloc[0]["damping"] * shown_multiple(rows, problem)),
+                "shown": setting(own.iloc[0]["damping"] * shown_multiple(rows, problem))
+                + (" and of the first seed" if own["seeds"].max() > 1 else ""),
                 "epsilon": setting(own.iloc[0]["epsilon"]),
                 "solver": own.iloc[0]["solver"],
                 "rows": [_row(row) for _, row in own.iterrows()],

@@ -49,8 +49,10 @@ COLUMNS = {
     "responses": "the responses' at that ε, JSON",
 }
 OWN = 1.0
-# The correlation from which on the paper's figure is reproduced.
+# The correlation from which on we say that two agree; the paper names none.
 AGREES = 0.95
+# How a solve ends that did what it promised.
+REACHED = ("converged", "finished")
 
 
 @dataclass(frozen=True)
@@ -91,10 +93,13 @@ def panels(rows: pd.DataFrame, problem: str, multiple: float) -> list[Panel]:
 
 
 def over_examples(rows: pd.DataFrame) -> pd.DataFrame:
-    """One row per problem × λ, largest λ first: medians over examples and seeds of what has converged.
+    """One row per problem × λ, largest λ first: medians over examples of what has converged.
 
-    `pearson` also has `_least` and `_most`; `agree` is how many of the `examples` reach AGREES, `judged` how
-    many have a correlation at all. `work` and `seconds` are the responses', sums over examples.
+    An example's are its own medians over seeds. `pearson` also has `_least` and `_most`, and its median over
+    all examples lies from `_lowest` to `_highest`, whatever those without one might have; `agree` is how many
+    of the `examples` reach AGREES, `judged` how many have a correlation, `answered` how many a response that
+    converged. `work` and `seconds` are the responses', sums over examples; responses are the same for every
+    seed. `total_work` and `total_seconds` are means over seeds, the `status` that of a seed that missed.
     """
     medians = [
         "pearson", "spearman", "pearson_limit", "slope", "difference", "difference_limit", "nonlinearity",
@@ -105,21 +110,33 @@ def over_examples(rows: pd.DataFrame) -> pd.DataFrame:
         of_problem = rows[rows["problem"] == problem]
         for _, group in of_problem.groupby(-of_problem["multiple"]):
             row = group.iloc[0].to_dict()
-            row |= group[medians].median().to_dict()
-            row["pearson_least"], row["pearson_most"] = group["pearson"].min(), group["pearson"].max()
-            row["examples"] = float(len(group))
-            row["judged"] = float(group["pearson"].notna().sum())
-            row["agree"] = float((group["pearson"] >= AGREES).sum())
+            answered = group[group["converged"] == 1]
+            examples = group.groupby("example")[medians].median()
+            examples["displacement_error"] = answered.groupby("example")["displacement_error"].median()
+            row |= examples.median().to_dict()
+            pearson = examples["pearson"]
+            row["pearson_least"], row["pearson_most"] = pearson.min(), pearson.max()
+            row["pearson_lowest"], row["pearson_highest"] = (pearson.fillna(end).median() for end in (-1, 1))
+            row["examples"] = float(len(examples))
+            row["answered"] = float(answered["example"].nunique())
+            row["judged"] = float(pearson.notna().sum())
+            row["agree"] = float((pearson >= AGREES).sum())
+            row["doubtful"] = float(answered.loc[answered["floor"] <= 0, "example"].nunique())
             row["worst_residual"] = group["residual"].max()
             row["worst_error"] = group["error"].max()
-            row["worst_gradient"] = group.loc[group["converged"] == 1, "relative_gradient"].max()
-            row["num_converged"] = group["num_converged"].sum()
-            row["num_responses"] = group["num_responses"].sum()
-            seeds = group["seed"].nunique()
-            row["work"] = group["response_work"].sum() / seeds
-            row["seconds"] = group["response_seconds"].sum() / seeds
-            whys = [why for why in group["why"] if why]
+            row["worst_gradient"] = answered["relative_gradient"].max()
+            once = group.drop_duplicates("example")
+            row["num_converged"] = once["num_converged"].sum()
+            row["num_responses"] = once["num_responses"].sum()
+            row["work"], row["seconds"] = once["response_work"].sum(), once["response_seconds"].sum()
+            whys = [why for why in once["why"] if why]
             row["why"] = whys[0] if whys else ""
+            solves = group.drop_duplicates("seed")
+            row["seeds"] = float(len(solves))
+            row["total_work"], row["total_seconds"] = solves[["total_work", "total_seconds"]].mean()
+            row["estimated_error"] = solves["estimated_error"].max()
+            missed = solves.loc[~solves["status"].isin(REACHED), "status"]
+            row["status"] = missed.iloc[0] if len(missed) else row["status"]
             table.append(row)
     return pd.DataFrame(table)
 

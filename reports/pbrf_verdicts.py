@@ -7,7 +7,7 @@ import pandas as pd
 
 from reports.conclusions import Conclusion, together
 from reports.formats import count, duration, listed, number, setting, share
-from reports.pbrf_rows import AGREES, OWN, correlation, over_examples
+from reports.pbrf_rows import AGREES, OWN, REACHED, correlation, over_examples
 from reports.rows import in_order
 
 # By no more may the response at the paper's ε be off its limit, for a correlation to say anything of either.
@@ -35,8 +35,8 @@ def conclusions(rows: pd.DataFrame) -> list[Conclusion]:
     epsilon = setting(table["epsilon"].iloc[0])
     return [
         Conclusion(
-            f"Influences agree with the proximal Bregman response: a correlation of {AGREES} or more on the "
-            "median training example",
+            "Influences agree with the proximal Bregman response (judged by us: a correlation of "
+            f"{AGREES} or more on the median training example)",
             "Figures 1 and 5",
             together(_agrees(row) for _, row in own.iterrows()),
             _each(own, _correlations, "Nothing was measured at the problems' own λ."),
@@ -65,20 +65,29 @@ def conclusions(rows: pd.DataFrame) -> list[Conclusion]:
 
 
 def _agrees(row: pd.Series) -> bool | None:
-    return None if math.isnan(row["pearson"]) else bool(row["pearson"] >= AGREES)
+    """None where examples without a correlation might decide it either way."""
+    if row["pearson_lowest"] >= AGREES:
+        return True
+    return False if row["pearson_highest"] < AGREES else None
 
 
 def _is_near(row: pd.Series) -> bool | None:
-    return None if math.isnan(row["nonlinearity"]) else bool(row["nonlinearity"] <= NEAR)
+    """None where the limit is not known so well."""
+    off, error = row["nonlinearity"], row["limit_error"]
+    if off + error <= NEAR:
+        return True
+    return False if off - error > NEAR else None
 
 
 def _correlations(row: pd.Series) -> str:
     at = f"at λ = {setting(row['solved_damping'])}"
     if math.isnan(row["pearson"]):
-        return f"no response had converged {at}"
+        same = "influences or responses are the same for all queries"
+        return f"{same if row['answered'] else 'no response had converged'} {at}"
+    missing = row["examples"] - row["judged"]
     return (
         f"{correlation(row['pearson'])} {at}, {count(row['agree'])} of {count(row['judged'])} examples at "
-        f"{AGREES} or more"
+        f"{AGREES} or more{f'; {count(missing)} more had no correlation' if missing else ''}"
     )
 
 
@@ -90,8 +99,13 @@ def _each(table: pd.DataFrame, tell: Callable[[pd.Series], str], nothing: str) -
 
 def _agreement(row: pd.Series) -> str:
     at = f"At λ = {setting(row['solved_damping'])}{', the problem’s own,' if row['multiple'] == OWN else ''}"
-    if math.isnan(row["pearson"]):
+    if not row["answered"]:
         return f"{at} no response at ε = {setting(row['epsilon'])} converged, so nothing is judged."
+    if math.isnan(row["pearson"]):
+        return (
+            f"{at} influences by {row['solver']}, or their responses at ε = {setting(row['epsilon'])}, are "
+            "the same for all queries, so they have no correlation."
+        )
     over = ""
     if row["judged"] > 1:
         over = f" ({correlation(row['pearson_least'])} to {correlation(row['pearson_most'])})"
@@ -142,18 +156,37 @@ def _error(value: float) -> str:
 def _certificate(own: pd.DataFrame) -> str:
     converged, whole = own["num_converged"].sum(), own["num_responses"].sum()
     told = f"{count(converged)} of {count(whole)} responses converged"
-    worst = own["worst_gradient"].max()
-    if converged and not math.isnan(worst):
-        told += f", at gradients of at most {number(worst)} times their first length"
     why = [text for text in own["why"] if text]
     if why:
         told += f"; of the others the first says: {why[0]}"
-    return f"{told}. They took {duration(own['seconds'].sum())}."
+    told += f". They took {duration(own['seconds'].sum())}."
+    known = own[own["answered"] > 0]
+    if len(known):
+        told += (
+            f" At ε = {setting(known['epsilon'].iloc[0])} their gradients are at most "
+            f"{number(known['worst_gradient'].max())} times their first length{_displacements(known)}."
+        )
+    doubtful = [
+        f"{_examples(row['doubtful'])} at λ = {setting(row['solved_damping'])}"
+        for _, row in own[own["doubtful"] > 0].iterrows()
+    ]
+    if doubtful:
+        told += f" Whether the objective is convex near θˢ is open for {listed(doubtful)}."
+    return told
+
+
+def _displacements(known: pd.DataFrame) -> str:
+    """What gradients of that length leave open."""
+    clauses = [
+        f"{_share(row['displacement_error'])} at λ = {setting(row['solved_damping'])}"
+        for _, row in known[known["displacement_error"].map(math.isfinite)].iterrows()
+    ]
+    return f", so that in the median θ(ε) − θˢ is known to {listed(clauses)}" if clauses else ""
 
 
 def _missed(own: pd.DataFrame) -> str:
     """What rests on a solve that did not get to its tolerance."""
-    missed = own[~own["status"].isin(["converged", "finished"])]
+    missed = own[~own["status"].isin(REACHED)]
     clauses = [
         f"λ = {setting(row['solved_damping'])} ({row['status']}, residual {number(row['worst_residual'])})"
         for _, row in missed.iterrows()

@@ -233,13 +233,16 @@ class Pbrf(Study):
 
 
 def _tables(truth: Sequence[Response], count: int, scores: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """By example: influences at the first ε, their limit, and its error (j, q); NaN where none converged."""
+    """By example: influences at the first ε, their limit, and its error (j, q).
+
+    NaN where the first has not converged, and where fewer than two have: a single one has no limit.
+    """
     first, limits, errors = (torch.full_like(scores, NAN) for _ in range(3))
     for place in range(len(scores)):
         own = truth[place * count : (place + 1) * count]
         if own[0].converged:
             first[place] = own[0].influences
-        if any(each.converged for each in own):
+        if sum(each.converged for each in own) > 1:
             limits[place], errors[place] = extrapolated(own)
     return first, limits, errors
 

@@ -88,6 +88,67 @@ def test_what_nothing_converged_of_decides_nothing():
     assert "nan" not in text.lower()
 
 
+def test_examples_without_a_response_may_decide_either_way():
+    lost = [row(i, pearson=NAN, nonlinearity=NAN) for i in range(3, 7)]
+    good = [row(i, pearson=0.99) for i in range(3)]
+    found = conclusions(frame(*good, *lost[:2]))[0]  # three of five
+    assert found.verdict == "holds"
+    assert found.numbers.endswith("3 of 3 examples at 0.95 or more; 2 more had no correlation.")
+    assert verdicts(frame(*good, *lost))[0] == "undecided"
+    bad = [row(i, pearson=0.5) for i in range(3)]
+    assert verdicts(frame(*bad, *lost[:2]))[0] == "fails"
+    assert verdicts(frame(*bad, *lost))[0] == "undecided"
+
+
+def test_what_is_the_same_for_all_queries_has_converged_all_the_same():
+    rows = frame(row(pearson=NAN, converged=1, num_converged=3, why=""))
+    text = findings(rows)["tiny"]
+    assert "are the same for all queries, so they have no correlation." in text
+    assert "3 of 3 responses converged." in text
+    assert "no response" not in text
+    (first, *_) = conclusions(rows)
+    assert first.verdict == "undecided"
+    assert first.numbers == "tiny: influences or responses are the same for all queries at λ = 0.2."
+
+
+@pytest.mark.parametrize(
+    ("off", "error", "verdict"),
+    [
+        (0.04, 0.009, "holds"), (0.04, 0.02, "undecided"), (0.06, 0.009, "fails"), (0.06, 0.02, "undecided"),
+        (0.0, NAN, "undecided"),
+    ],
+)  # fmt: skip
+def test_a_limit_that_is_not_known_decides_nothing(off: float, error: float, verdict: str):
+    assert verdicts(frame(row(nonlinearity=off, limit_error=error)))[2] == verdict
+
+
+def test_an_example_counts_once_whatever_the_seeds():
+    """Its correlation is the median over seeds; the responses are the same ones."""
+    rows = frame(
+        row(0, pearson=0.99, total_work=80.0), row(1, pearson=0.90, total_work=80.0),
+        row(0, pearson=0.95, seed=1, status="budget_spent"),
+        row(1, pearson=0.92, seed=1, status="budget_spent"),
+    )  # fmt: skip
+    (table,) = over_examples(rows).to_dict("records")
+    assert (table["examples"], table["judged"], table["agree"]) == (2, 2, 1)
+    assert (table["pearson_least"], table["pearson_most"]) == pytest.approx((0.91, 0.97))
+    assert (table["num_converged"], table["work"], table["seconds"]) == (6, 40, 12)
+    assert (table["total_work"], table["status"]) == (85, "budget_spent")
+    assert "of 2 training examples on 4 queries" in findings(rows)["tiny"]
+
+
+def test_what_need_not_be_convex_is_said_and_what_did_not_converge_bounds_nothing():
+    rows = frame(
+        row(0, floor=-0.1, displacement_error=math.inf), row(1, displacement_error=0.02),
+        row(2, displacement_error=0.04), row(3, pearson=NAN, floor=-0.1, displacement_error=0.9),
+    )  # fmt: skip
+    text = findings(rows)["tiny"]
+    assert "Whether the objective is convex near θˢ is open for one training example at λ = 0.2." in text
+    assert "is known to 4 % at λ = 0.2." in text
+    endless = findings(frame(row(0, floor=-0.1, displacement_error=math.inf)))["tiny"]
+    assert "is known to" not in endless
+
+
 def test_another_damping_alone_leaves_the_paper_undecided():
     rows = frame(row(multiple=0.5))
     assert verdicts(rows) == ["undecided", "holds", "undecided"]
@@ -105,8 +166,10 @@ def test_findings_say_the_numbers():
     ) in text
     assert "From λ = 0.2 to 0.02 the agreement is worse by 0.220." in text
     assert "is 4 % off its limit, known to 0.2 %, at λ = 0.2 and 4 % off its limit" in text
-    assert "15 of 15 responses converged, at gradients of at most 8.0e-3 times their first length." in text
-    assert "They took 30 s." in text
+    assert "15 of 15 responses converged. They took 30 s. At ε = 0.01 their gradients are at most" in text
+    assert "at most 8.0e-3 times their first length, so that" in text
+    assert "so that in the median θ(ε) − θˢ is known to 1 % at λ = 0.2 and 1 % at λ = 0.02." in text
+    assert "convex" not in text
 
 
 @pytest.mark.parametrize(("last", "word"), [(0.975, "the same to a hundredth"), (0.99, "better by 0.0200")])
@@ -120,7 +183,7 @@ def test_one_example_and_a_solver_that_missed():
         "of one training example on 4 queries correlate with their responses at ε = 0.01 at 0.970, " in text
     )
     assert "limit ε → 0" not in text
-    assert "known to" not in text
+    assert "off its limit, known to" not in text
     assert "The solver did not reach its tolerance at λ = 0.2 (budget_spent, residual 0.0300)." in text
 
 

@@ -103,9 +103,16 @@ def test_the_same_rows_again_from_the_cache(problem: Problem, rows: Rows) -> Non
     assert timeless(rows_of(problem)) == timeless(rows)
 
 
+def test_of_a_single_epsilon_there_is_no_limit(problem: Problem) -> None:
+    (row,) = rows_of(problem, replace(STUDY, multiples=(3.0,), num_examples=1, epsilons=(0.001,)))
+    assert row["converged"] == 1
+    assert row["pearson"] > 0.9
+    assert np.isnan([row["nonlinearity"], row["pearson_limit"], row["difference_limit"]]).all()
+
+
 def test_responses_that_do_not_converge_judge_nothing(problem: Problem) -> None:
-    asked = Pbrf(multiples=(1.0,), num_examples=2, epsilons=(0.002,), tolerance=1e-8, max_steps=1)
-    for row in rows_of(problem, replace(asked, preconditioner="none")):
+    asked = replace(STUDY, multiples=(1.0,), epsilons=(0.002,), max_steps=1, preconditioner="none")
+    for row in rows_of(problem, asked):
         assert (row["converged"], row["num_converged"]) == (0, 0)
         assert np.isnan(row["pearson"])
         assert np.isnan(row["nonlinearity"])
@@ -172,7 +179,7 @@ def test_a_run_gives_a_page_with_scatters(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr("reports.paper.DPI", 30)
     image = "image_classifier:" + ",".join(f"{name}={value}" for name, value in SMALL.items())
     plan = study.plan(
-        parse("pbrf:num_examples=3,epsilons=[0.01],multiples=[1],tolerance=0.001"), [parse(image)]
+        parse("pbrf:solver=cg,num_examples=3,epsilons=[0.01],multiples=[1],tolerance=0.001"), [parse(image)]
     )
     assert study_runner.run(plan, tmp_path / "run")
     report = tmp_path / "run" / "report"
