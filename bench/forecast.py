@@ -20,8 +20,9 @@ from problems.operators.network import NetworkOperator
 from problems.specification import Specification, written
 
 HOST = torch.device("cpu")
-# Blocks of p × k numbers that a solver holds at once, with right-hand sides, reference and answer.
-BLOCKS = 8
+# Blocks of p × k numbers that a solver holds at once, with right-hand sides, reference and answer: `auto`
+# while it predicts held so many of 20 columns.
+BLOCKS = 14
 # Copies of a network: its weights, those that are read, a gradient.
 COPIES = 3
 # Python with torch, and data.

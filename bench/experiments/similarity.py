@@ -57,10 +57,10 @@ class Similarity(Study):
         "quick": Scale(("language_model",)),
         # At a tenth of λ_max as well as at a hundredth: how much the inverse can do depends on it.
         "small": Scale(("opt-small", "opt-small:damping=0.1", "smollm2-135m"), dtype="float32"),
-        # All linear maps of a model that can be had: 20 gradients are 8.5 GB, and a solver holds several such
-        # blocks.
+        # Linear maps of 20 layers of 30: 20 gradients of all are 8.5 GB, and `auto` holds 14 such blocks, more
+        # than a large GPU has.
         "paper": Scale(
-            ("smollm2-135m:parameters=no_embeddings_no_norms,context=128,training_size=32,damping=5",),
+            (r"smollm2-135m:parameters=layers\.[12]\d\..*proj,context=128,training_size=32,damping=5",),
             dtype="float32",
         ),
     }
