@@ -57,8 +57,8 @@ class Similarity(Study):
         "quick": Scale(("language_model",)),
         # At a tenth of λ_max as well as at a hundredth: how much the inverse can do depends on it.
         "small": Scale(("opt-small", "opt-small:damping=0.1", "smollm2-135m"), dtype="float32"),
-        # Linear maps of 20 layers of 30: 20 gradients of all are 8.5 GB, and `auto` holds 14 such blocks, more
-        # than a large GPU has.
+        # Linear maps of 20 layers of 30: 20 gradients of all are 8.5 GB, and `auto` holds 14 such blocks,
+        # more than a large GPU has.
         "paper": Scale(
             (r"smollm2-135m:parameters=layers\.[12]\d\..*proj,context=128,training_size=32,damping=5",),
             dtype="float32",
