@@ -38,13 +38,12 @@ ENDED = {"skipped": "was skipped", "breakdown": "broke down", "diverged": "diver
 
 
 def findings(rows: pd.DataFrame) -> dict[str, str]:
-    """A paragraph for each truth, over all problems, and one on what gave no answer."""
+    """A paragraph for each problem, with a sentence by each truth, and one on what gave no answer."""
     whole = table(rows)
     found = {}
-    for truth, heading in HEADINGS.items():
-        problems = in_order(whole.loc[whole["truth"] == truth, "problem"])
-        if problems:
-            found[heading] = " ".join(_tell(whole, problem, truth) for problem in problems)
+    for problem in in_order(whole["problem"]):
+        there = set(whole.loc[whole["problem"] == problem, "truth"])
+        found[problem] = " ".join(_tell(whole, problem, truth) for truth in HEADINGS if truth in there)
     silent = _silent(whole)
     return found | ({"How solves ended": silent} if silent else {})
 
@@ -74,10 +73,10 @@ def _tell(whole: pd.DataFrame, problem: str, truth: str) -> str:
     rows = of(whole, problem, truth)
     first = best(rows)
     if first is None:
-        return f"{problem}: not judged, {_why_not(rows, list(rows.index))}."
+        return f"{HEADINGS[truth]}: not judged, {_why_not(rows, list(rows.index))}."
     top = rows.loc[first]
     value = interval_text(Interval(top["value"], top["low"], top["high"]))
-    told = f"{problem}: {name_of(first)} has the highest {MEASURES[MAIN[truth]]}, {value}"
+    told = f"{HEADINGS[truth]}: {name_of(first)} has the highest {MEASURES[MAIN[truth]]}, {value}"
     alike = [name for name in as_good(rows) if name != first]
     if alike:
         verb = "is" if len(alike) == 1 else "are"
