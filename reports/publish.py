@@ -118,20 +118,26 @@ def _read_entries(gallery: Path) -> list[dict[str, Any]]:
 
 def _entry(folder: Path, run: dict[str, Any]) -> dict[str, Any]:
     asked, machine, versions = (run.get(key) or {} for key in ("experiment", "machine", "versions"))
+    scale = asked.get("scale") or ""
     told = folder / "conclusions.json"
     findings = folder / "findings.txt"
     made = [
         when(run),
         processor(run),
         threads(machine),
-        *(f"{name} {versions[name]}" for name in ("ihvp-bench", "torch") if name in versions),
+        *(
+            f"{name} {versions[name]}"
+            for name in ("ihvp-bench", "torch")
+            # A checkout may be run without being installed.
+            if versions.get(name, "not installed") != "not installed"
+        ),
         _revision(run.get("git") or {}),
     ]
     return {
         "name": folder.name,
-        "title": asked.get("title") or folder.name,
+        "title": (asked.get("title") or folder.name) + (f" ({scale} scale)" if scale == "paper" else ""),
         "description": asked.get("description") or "",
-        "scale": asked.get("scale") or "",
+        "scale": scale,
         "problems": [plain(_problem(entry)) for entry in asked.get("problems") or []],
         "page": f"{folder.name}/index.html",
         "command": run.get("command") or "",
