@@ -13,6 +13,7 @@ from torch import Tensor
 
 from bench.experiments._batches import check_batch_sizes, units
 from bench.experiments._budget import check_budget, product_work, spectrum_work
+from bench.experiments._numbers import NAN
 from bench.study import OnProgress, Piece, Row, Scale, Study
 from problems import Problem
 from problems.operators.base import CurvatureOperator
@@ -22,7 +23,6 @@ from problems.spectrum.sampling_noise import sampling_noise
 from problems.spectrum.trace import xtrace
 from reports.condition import build_condition
 
-NAN = float("nan")
 # XTrace takes half of its products at first, with two vectors at least.
 FEWEST_PRODUCTS = 4
 # Bytes that it may hold; where it would be more, pairs have to do.

@@ -14,8 +14,9 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-import solvers
-from bench.experiments._solver import solver_of
+from bench.experiments._budget import ASSUMED
+from bench.experiments._numbers import NAN
+from bench.experiments._solver import answer_of, solver_of
 from bench.study import OnProgress, Piece, Row, Scale, Study
 from problems import Problem
 from problems.agreement import FEWEST_ROWS, Agreement, pearson_per_column, spearman_per_column
@@ -26,13 +27,10 @@ from problems.influence import influence_scores
 from problems.pbrf import Response, check_epsilons, extrapolated, responses
 from problems.validation import check_counts
 from reports.pbrf import build_pbrf
-from solvers import Record, Solution
+from solvers import Solution
 from solvers.preconditioner import NONE, as_preconditioner, prepare
 from solvers.theory import cg_steps
 
-NAN = float("nan")
-# What a forecast takes λ_max to be, in units of the problem's λ, as in `role`.
-ASSUMED = 10.0
 # Evaluations of the objective for a response from nothing, and for one from those before it, and how many of
 # them are in float64; measured on ResNet-18. At a smaller λ as many more as CG's steps.
 FIRST, NEXT, CERTAIN = 8, 8, 2
@@ -197,19 +195,8 @@ class Pbrf(Study):
         """x_m of all examples; RuntimeError where the solver gives none."""
         task = problem.task
         assert task is not None
-
-        def show(record: Record) -> None:
-            told = "" if record.residual is None else f", residual {record.residual:.1e}"
-            on_progress(f"{self.solver}, step {record.step}{told}", 0)
-
         asked = replace(problem, rhs=task.gradients(task.training, examples), certified=None)
-        solution = solvers.solve(asked, solver_of(self.solver), seed=seed, on_record=show)
-        if not solution.usable:
-            raise RuntimeError(
-                f"{self.solver} gave no answer at λ = {problem.damping:g} ({solution.status}): "
-                f"{solution.reason}"
-            )
-        return solution
+        return answer_of(self.solver, asked, seed, on_progress, compare=True)
 
     def _responses(self, problem: Problem, examples: Tensor, on_progress: OnProgress) -> list[Response]:
         solve = None

@@ -15,8 +15,9 @@ import torch
 from scipy.stats import rankdata
 from torch import Tensor
 
-import solvers
-from bench.experiments._solver import solver_of
+from bench.experiments._budget import ASSUMED
+from bench.experiments._numbers import NAN
+from bench.experiments._solver import answer_of, solver_of
 from bench.study import OnProgress, Piece, Row, Scale, Study
 from problems import Problem
 from problems.exhibits import Exhibit, Exhibits
@@ -24,17 +25,12 @@ from problems.influence import gradient_norms, gradient_products
 from problems.spectrum.lanczos import extreme_eigenvalues
 from problems.validation import check_counts
 from reports.role import build_role
-from solvers import Record
 from solvers.measured import MOST_PRODUCTS, SAMPLE, TOLERANCE, sample_of
 from solvers.solution import worst
 from solvers.theory import cg_steps
 
-NAN = float("nan")
 # The problem's own λ, at which the examples themselves are kept.
 OWN = 1.0
-# What a forecast takes λ_max to be, in units of the problem's λ, before anything is measured. The networks
-# have 7 to 20 times theirs, but their spectra fall so fast that CG takes half of its bound's steps and less.
-ASSUMED = 10.0
 SIDES = ("with", "without")
 
 
@@ -140,18 +136,8 @@ class Role(Study):
     ) -> Sequence[Row]:
         task = problem.task
         assert task is not None
-
-        def show(record: Record) -> None:
-            told = "" if record.residual is None else f", residual {record.residual:.1e}"
-            on_progress(f"step {record.step}{told}", 0)
-
         shifted = problem.with_damping(piece["multiple"] * problem.damping)
-        solution = solvers.solve(shifted, solver_of(self.solver), seed=seed, compare=False, on_record=show)
-        if not solution.usable:
-            raise RuntimeError(
-                f"{self.solver} gave no answer at λ = {shifted.damping:g} ({solution.status}): "
-                f"{solution.reason}"
-            )
+        solution = answer_of(self.solver, shifted, seed, on_progress)
         assert solution.x is not None
         on_progress("gradients of the training examples", 0.9)
         scores = gradient_products(task, solution.x, self._indices(problem)).double().cpu()
