@@ -2,10 +2,11 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: help quickstart test slow lint benchmark autotune products clean
+.PHONY: help quickstart peers test slow lint benchmark autotune products clean
 
 help:
 	@echo "make quickstart   install into .venv and compare all solvers on small real problems (about a minute)"
+	@echo "make peers        install the other libraries beside, for ihvp-bench run peers"
 	@echo "make test         the tests; make slow adds the long ones"
 	@echo "make lint         ruff and mypy"
 	@echo "make benchmark    the pytest-benchmark suite; results are kept in .benchmarks for --benchmark-compare"
@@ -19,6 +20,11 @@ $(INSTALLED): pyproject.toml constraints.txt
 
 quickstart: $(INSTALLED)
 	$(BIN)/ihvp-bench run quickstart
+
+# All that they need is listed: what they ask for themselves would bring another numpy, and a torchvision for
+# another torch, of which they use nothing.
+peers: $(INSTALLED)
+	$(BIN)/python -m pip install --quiet --no-deps --requirement solvers/peers/requirements.txt
 
 # A file's tests share what they solved, so files go to the cores whole, in the order of tests/conftest.py.
 TEST := $(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder --benchmark-disable

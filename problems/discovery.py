@@ -35,7 +35,7 @@ class NoPlugin(ValueError):
 
 
 def discover(package: ModuleType, base: type[T], group: str) -> dict[str, type[T]]:
-    """Every concrete public subclass of `base` in the files of `package` and of installed plug-ins, by name.
+    """Every concrete public subclass of `base` in the files of `package`, its folders' too, and of plug-ins.
 
     A class is named after its file; where a file holds several, each has a `variant` and is named
     `file_variant`. Installed packages offer classes through the entry-point group `group`; they are named
@@ -43,10 +43,13 @@ def discover(package: ModuleType, base: type[T], group: str) -> dict[str, type[T
     claims a name that is taken is left out with a PluginWarning, so that all else can go on.
     """
     found: dict[str, type[T]] = {}
-    for path in sorted(Path(str(package.__file__)).parent.glob("*.py")):
-        if not path.stem.startswith("_"):
+    root = Path(str(package.__file__)).parent
+    # First its own, then those of folders within that are packages.
+    for path in [*sorted(root.glob("*.py")), *sorted(root.glob("*/*.py"))]:
+        parts = path.relative_to(root).with_suffix("").parts
+        if not any(part.startswith("_") for part in parts) and (path.parent / "__init__.py").is_file():
             try:
-                module = importlib.import_module(f"{package.__name__}.{path.stem}")
+                module = importlib.import_module(".".join((package.__name__, *parts)))
                 _claim(found, _classes(module, base, path.stem))
             except (Exception, SystemExit) as error:
                 _leave_out(str(path), f"{_raised(path, error)}. Correct or remove it")
