@@ -1,1 +1,1 @@
-"""Solvers of other libraries behind our interface: one file per library, each solving as that library would."""
+"""Solvers of other libraries behind our interface: one file per library, each solving as it would."""
