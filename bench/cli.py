@@ -28,7 +28,7 @@ import solvers
 from bench import data_command, runner, scaffold, session, study, study_runner, train_command
 from bench import experiment as experiments
 from bench.conformance import command as check_command
-from bench.conformance.limit import MOST_SECONDS
+from bench.limit import MOST_SECONDS
 from bench.diagnosis import command as diagnose_command
 from bench.diagnosis.diagnose import DEFAULT_BUDGET
 from bench.diagnosis.lissa_settings import Settings

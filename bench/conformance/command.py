@@ -14,7 +14,7 @@ from rich.text import Text
 import problems
 import solvers
 from bench.conformance.families import Family, members
-from bench.conformance.limit import MOST_SECONDS
+from bench.limit import MOST_SECONDS
 from bench.conformance.ordinary import CLAIMS_NOTHING, reaches_the_accuracy_it_claims
 from bench.conformance.outcome import Failure, NotApplicable, Outcome
 from bench.conformance.place import place_of

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from bench.conformance.limit import MOST_SECONDS, restart
+from bench.limit import MOST_SECONDS, restart
 from bench.conformance.offers import offered_by
 from bench.conformance.outcome import Failure, NotApplicable, TooLong
 from bench.conformance.place import place_in
