@@ -11,6 +11,7 @@ from problems import discovery
 from problems.named import NAMED, resolve
 from problems.operators.base import CurvatureOperator
 from problems.operators.dense import DenseOperator
+from problems.operators.finite_difference import FiniteDifference
 from problems.operators.fisher import EmpiricalFisher, MonteCarloFisher
 from problems.operators.ggn import GaussNewton
 from problems.operators.hessian import Hessian
@@ -24,6 +25,7 @@ __all__ = [
     "CurvatureOperator",
     "DenseOperator",
     "EmpiricalFisher",
+    "FiniteDifference",
     "GaussNewton",
     "Hessian",
     "MonteCarloFisher",

@@ -103,6 +103,7 @@ def _check_examples(function: ModelFunction, loss: Loss, examples: Examples) -> 
 def check_differentiable(operator: NetworkOperator) -> None:
     """Raise ValueError, saying what to change, where the network has no curvature product."""
     try:
+        operator = operator.exact
         zeros = torch.zeros(1, operator.shape[0], dtype=operator.dtype, device=operator.device)
         batch = operator.batch(torch.zeros(1, dtype=torch.long))
         operator.shared.recorder.product(operator.function.parameters, batch, zeros)

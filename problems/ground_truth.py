@@ -52,7 +52,7 @@ class GroundTruth:
             raise ValueError(
                 f"H has p = {self.operator.shape[0]} rows; dense ground truth stops at p = {LARGEST_DENSE}"
             )
-        matrix = self._closed_form() if self._closed_form else self.operator.to(torch.float64).dense()
+        matrix = self._closed_form() if self._closed_form else self.operator.exact.to(torch.float64).dense()
         eigenvalues, eigenvectors = torch.linalg.eigh(matrix)
         return eigenvalues, eigenvectors
 
@@ -66,7 +66,7 @@ class GroundTruth:
         rhs = rhs.to(torch.float64)
         shifted = (eigenvalues + damping)[:, None]
         solution = eigenvectors @ ((eigenvectors.T @ rhs) / shifted)
-        operator = self.operator.to(torch.float64)
+        operator = self.operator.exact.to(torch.float64)
         residual = rhs - operator @ solution - damping * solution
         relative = float(relative_norms(residual, rhs).max())
         condition = float(shifted.abs().max() / shifted.abs().min())

@@ -67,10 +67,11 @@ class ImageClassifier(ProblemFamily):
     "fashion_mnist" or "cifar10", which are looked for in `data_folder` first. `stem` of a ResNet is "cifar"
     for images of up to 64 pixels, else "imagenet".
 
-    H is the network's `curvature`, "ggn", "hessian" (indefinite), "empirical_fisher" or
-    "monte_carlo_fisher", of the mean loss over the first `curvature_size` of the `training_size` images that
-    it was trained on. `parameters` selects as in `from_model`: by default all of an MLP's and
-    "no_batchnorm_no_bias" of a ResNet's (Klochkov & Liu 2024); "." selects all.
+    H is the network's `curvature`, "ggn", "hessian" (indefinite), "empirical_fisher", "monte_carlo_fisher" or
+    "finite_difference" (the first, with approximate products), of the mean loss over the first
+    `curvature_size` of the `training_size` images that it was trained on. `parameters` selects as in
+    `from_model`: by default all of an MLP's and "no_batchnorm_no_bias" of a ResNet's (Klochkov & Liu 2024);
+    "." selects all.
 
     Deterministic given the seed; the checkpoint, keyed by its recipe, is kept under the user's cache
     directory with the log of its training, whatever device and dtype the network is used in. `weights` is a

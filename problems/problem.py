@@ -22,6 +22,7 @@ from problems.model_function import ModelFunction
 from problems.named import NAMED, name_of
 from problems.operators.base import CurvatureOperator
 from problems.operators.curvature import Curvature
+from problems.operators.finite_difference import FiniteDifference
 from problems.operators.fisher import EmpiricalFisher, MonteCarloFisher
 from problems.operators.ggn import GaussNewton
 from problems.operators.hessian import Hessian
@@ -43,6 +44,7 @@ CURVATURES: dict[str, Curvature] = {
     "hessian": Hessian(),
     "empirical_fisher": EmpiricalFisher(),
     "monte_carlo_fisher": MonteCarloFisher(),
+    "finite_difference": FiniteDifference(),
 }
 
 
@@ -116,7 +118,7 @@ class Problem:
 
     def residual(self, x: Tensor, b: Tensor) -> Tensor:
         """‖b − (H + λI) x‖ / ‖b‖ of every column, shape (k,); ‖(H + λI) x‖ where b = 0."""
-        return relative_norms(b - self.operator @ x - self.damping * x, b)
+        return relative_norms(b - self.operator.exact @ x - self.damping * x, b)
 
     def with_damping(self, damping: float) -> Problem:
         """The same H and B with another λ; operator and eigendecomposition are shared."""
@@ -255,9 +257,11 @@ def from_model(
     torch module. `data` and `queries` are map-style datasets of (inputs, target), tuples of tensors, or
     dictionaries with "labels" as Hugging Face has them; inputs may be tuples or dictionaries.
 
-    `curvature` is "ggn", "hessian", "empirical_fisher" or "monte_carlo_fisher". `parameters` selects by
-    name, a regular expression or a function, or by the presets "no_batchnorm_no_bias" and
-    "no_embeddings_no_norms". `max_bytes` bounds what a product takes beyond parameters and vectors.
+    `curvature` is "ggn", "hessian", "empirical_fisher", "monte_carlo_fisher" or "finite_difference", the
+    Gauss–Newton matrix with approximate products; or an instance with settings, such as
+    `FiniteDifference(delta=1e-3)`. `parameters` selects by name, a regular expression or a function, or by
+    the presets "no_batchnorm_no_bias" and "no_embeddings_no_norms". `max_bytes` bounds what a product takes
+    beyond parameters and vectors.
 
     `precision` is that of the network: "full", the parameters' dtype; "tf32" or "bf16", in which vectors
     stay in float32. Relative error of Gauss–Newton products of random vectors against float64, measured on

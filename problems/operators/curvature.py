@@ -57,6 +57,11 @@ class Curvature(ABC):
     num_samples: int = 0
     seed: int = 0
 
+    @property
+    def exact(self) -> Curvature:
+        """The same matrix with exact products; itself, unless its own are not."""
+        return self
+
     @abstractmethod
     def block_product(self, function: ModelFunction, loss: Loss) -> BlockProduct:
         """Products with the weighted sum of a batch's h."""

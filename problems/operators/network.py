@@ -6,7 +6,7 @@ import copy
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cache, partial
+from functools import cache, cached_property, partial
 
 import torch
 from torch import Tensor
@@ -140,6 +140,14 @@ class NetworkOperator(CurvatureOperator):
         return self.curvature.is_psd
 
     @property
+    def exact(self) -> NetworkOperator:
+        return self if self.curvature.exact is self.curvature else self._exact
+
+    @cached_property
+    def _exact(self) -> NetworkOperator:
+        return self.with_curvature(self.curvature.exact)
+
+    @property
     def num_draws(self) -> int:
         return len(self.indices)
 
@@ -225,6 +233,7 @@ class NetworkOperator(CurvatureOperator):
         self._used = False
         self._kept = Kept()
         self.shared.recorder = self.shared.recorder.forgotten()
+        self.__dict__.pop("_exact", None)
 
     def example_forms(self, vectors: Tensor) -> Tensor:
         """vᵀ h_i v of every example i, or sequence, for the vectors V (p, k); shape (n, k), mean vᵀHv.
@@ -344,6 +353,8 @@ class NetworkOperator(CurvatureOperator):
         Two products of every example alone: (1 + 4k) · 2/3 gradient equivalents, memory of some vectors for
         each of the examples that go together.
         """
+        if self.exact is not self:
+            return self.exact.mean_square(vectors, between)
         self._check(vectors)
         block = vectors.T.contiguous() if vectors.ndim == 2 else vectors[None]
         for _ in range(2):

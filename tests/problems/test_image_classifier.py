@@ -16,6 +16,7 @@ from problems.data.images import Images
 from problems.image_classifier import DATA, ImageClassifier
 from problems.models.image_recipes import RECIPES
 from problems.models.resnet import resnet
+from problems.problem import CURVATURES
 
 SMALL: dict[str, Any] = {"width": 3, "training_size": 200, "epochs": 2}
 TINY: dict[str, Any] = {"model": "resnet18", "width": 1, "training_size": 65, "epochs": 1, "num_queries": 2}
@@ -244,7 +245,7 @@ def test_bfloat16_rounds_products(made_cifar10: Images) -> None:
     assert 1e-5 < error < 0.2
 
 
-@pytest.mark.parametrize("curvature", ["ggn", "hessian", "empirical_fisher", "monte_carlo_fisher"])
+@pytest.mark.parametrize("curvature", list(CURVATURES))
 def test_it_offers_every_curvature(curvature: str) -> None:
     problem = load(**SMALL, curvature=curvature)
     assert problem.eigenvalues is not None
