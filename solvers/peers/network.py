@@ -55,9 +55,12 @@ class PeerNetwork:
         named = dict(self.model.named_parameters())
         return [named[name] for name in self.names]
 
-    def batches(self) -> list[tuple[Tensor, Tensor]]:
-        """All data in batches of one size: not every library weights a smaller last one by its size."""
-        size = equal_batch(len(self.inputs))
+    def batches(self, *, equal: bool = True) -> list[tuple[Tensor, Tensor]]:
+        """All data in batches of one size, for not every library weights a smaller last one by its size.
+
+        For one that does, let them not be `equal`: a prime number of examples is then no single ones.
+        """
+        size = equal_batch(len(self.inputs)) if equal else MOST_AT_ONCE
         return list(zip(self.inputs.split(size), self.targets.split(size), strict=True))
 
     def unflatten(self, vector: Tensor) -> dict[str, Tensor]:
