@@ -9,7 +9,7 @@ from linear_operator.utils.linear_cg import linear_cg
 from torch import Tensor
 
 LIBRARY = "linear_operator"
-products = []
+products: list[Tensor] = []
 
 
 def product(vectors: Tensor) -> Tensor:
