@@ -26,7 +26,8 @@ _KNOWN = {
 }
 _TEXT = {
     "unit", "problem", "status", "reason", "rule", "why", "method", "preconditioner", "side", "label", "text",
-    "picture", "solver", "truth", "metric", "missing", "drawn", "scores", "responses",
+    "picture", "solver", "truth", "metric", "missing", "drawn", "scores", "responses", "library", "version",
+    "kind", "settings", "goal", "said", "script", "title", "documented", "source", "expected", "got",
 }  # fmt: skip
 
 

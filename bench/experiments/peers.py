@@ -1,0 +1,353 @@
+"""Other libraries' solvers beside ours: is it faster, and is it right?"""
+
+from __future__ import annotations
+
+import functools
+import math
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pandas as pd
+import torch
+
+import problems
+import solvers
+from bench.experiments._numbers import NAN, number
+from bench.experiments._reference import with_reference
+from bench.experiments._solver import solver_of
+from bench.limit import TimeUp, limited
+from bench.memory import PeakMemory
+from bench.reproductions import reproductions
+from bench.study import OnProgress, Piece, Row, Scale, Study
+from problems import Problem
+from problems.spectrum.lanczos import lanczos
+from problems.validation import unknown
+from reports.peers import build_peers
+from solvers import Breakdown, Divergence, Record, Solution, Solver
+from solvers.cg import ConjugateGradient
+from solvers.lissa import LiSSA
+from solvers.minres import MINRES
+from solvers.peers.advice import Advice
+from solvers.peers.library import Library
+from solvers.solution import worst
+
+OURS, DEFAULT, TUNED = "ours", "default", "tuned"
+# Libraries whose solvers are no adapters of solvers/peers, and need no installing.
+SCIPY = Library("scipy", "scipy", ">=1.14")
+REPRODUCTIONS = "reproductions"
+# Eigenvalues of a large H that are looked for among so many Ritz values.
+LANCZOS_STEPS = 60
+# The reference is so much closer than the nearest target.
+CLOSER = 0.01
+# Below what a column had that was not yet there, by more than rounding.
+BELOW = 0.99
+# Of CG and MINRES, which end by their errors.
+LEAST = 1e-13
+# What this package's iterative solvers are run to, times the residual that the nearest target takes: their
+# history has the time to each target.
+BEYOND = 0.5
+
+
+# Columns of the rows of the other kind.
+_NO_REPRODUCTION = dict.fromkeys(
+    ("script", "title", "documented", "source", "expected", "got", "missing"), ""
+)
+_NO_SOLVE = dict.fromkeys(("settings", "status", "reason", "said"), "")
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """The problem with its reference, and what each target takes."""
+
+    problem: Problem
+    advice: Mapping[float, Advice]
+
+
+@dataclass(frozen=True)
+class Peers(Study):
+    """Seconds, work and memory to each of `targets`, and whether a wrong answer is called so.
+
+    `ours` are this package's solvers, in which {target} stands for each target in turn; others run on beyond
+    the nearest. Of every other library all solvers run as they come, and, where they have settings to choose,
+    with ours translated. A solve ends after `max_seconds`; one whose turn took more than `once_seconds` is
+    not repeated under the other seeds.
+    """
+
+    title: ClassVar[str] = "Other libraries, side by side"
+    description: ClassVar[str] = (
+        "The solvers of curvlinops, pyDVL, kronfluence, dattri, torch-influence and SciPy beside ours: how "
+        "long each takes to an answer of a given accuracy, and whether it says so when its answer is wrong."
+    )
+    scales: ClassVar[Mapping[str, Scale]] = {
+        "quick": Scale(("softmax_regression:training_size=300,pooling=2",), parameters={"max_seconds": 10.0}),
+        "small": Scale(
+            (
+                "softmax_regression",
+                "image_classifier",
+                "image_classifier:curvature=hessian,damping=0.1",
+                "resnet18:data=digits,width=4,training_size=500,curvature_size=500,epochs=20,damping=0.1",
+                "resnet18:data=digits,width=4,training_size=500,curvature_size=500,epochs=20,damping=0.1,"
+                "curvature=hessian",
+            ),
+            seeds=3,
+        ),
+    }
+
+    targets: tuple[float, ...] = (1e-2, 1e-4)
+    ours: tuple[str, ...] = (
+        "auto:target={target}",
+        "lissa:target={target}",
+        "cg",
+        "block_cg",
+        "cg:preconditioner=ekfac",
+        "block_cg:preconditioner=ekfac",
+        "cg:preconditioner=nystrom",
+        "exact",
+        "ekfac",
+    )
+    libraries: tuple[str, ...] = ()
+    max_seconds: float = 60.0
+
+    def __post_init__(self) -> None:
+        if not self.targets:
+            raise ValueError("targets is empty; name at least one relative error")
+        for target in self.targets:
+            if not 0 < target < 1:
+                raise ValueError(f"a target is {target}; a relative error between 0 and 1 is needed")
+        for text in self.ours:
+            solver_of(text.replace("{target}", str(self.targets[0])))
+        known = {library.distribution for library in _libraries()}
+        for name in self.libraries:
+            if name not in known:
+                raise ValueError(unknown("library", name, sorted(known)))
+        if not self.max_seconds > 0:
+            raise ValueError(f"max_seconds is {self.max_seconds}; it must be > 0")
+
+    def pieces(self) -> Sequence[Piece]:
+        found: list[Piece] = []
+        for text in self.ours:
+            goals = self._goals if "{target}" in text else [""]
+            found += [_piece("ihvp-bench", OURS, text, goal) for goal in goals]
+        for library, name, cls in _peers():
+            if self.libraries and library.distribution not in self.libraries:
+                continue
+            found.append(_piece(library.distribution, DEFAULT, name, ""))
+            if hasattr(cls, "tuned") or "tolerance" in {each.name for each in fields(cls)}:
+                found += [_piece(library.distribution, TUNED, name, goal) for goal in self._goals]
+        return [*found, _piece("", REPRODUCTIONS, REPRODUCTIONS, "")]
+
+    @property
+    def _goals(self) -> list[str]:
+        return [f"{target:g}" for target in self.targets]
+
+    def prepare(self, problem: Problem, on_progress: OnProgress) -> Prepared:
+        _warm_up()
+        nearest = min(self.targets)
+        problem = with_reference(problem, on_progress, error=CLOSER * nearest)
+        _ = problem.reference
+        on_progress("what the targets take", 0)
+        return Prepared(problem, {target: _advice(problem, target) for target in self.targets})
+
+    def measure(
+        self, problem: Problem, prepared: Prepared, piece: Piece, seed: int, on_progress: OnProgress
+    ) -> Sequence[Row]:
+        if piece["kind"] == REPRODUCTIONS:
+            return [_NO_SOLVE | asdict(each) for each in reproductions()]
+        problem = prepared.problem
+        solver = self._solver(piece, prepared)
+        on_progress(str(solver), 0)
+        problem.operator.forget()
+        stopped, solution = "", None
+        with PeakMemory(problem.operator.device) as before:
+            pass
+        with PeakMemory(problem.operator.device) as peak:
+            try:
+                with limited(2 * self.max_seconds):
+                    solution = solvers.solve(problem, solver, seed=seed, max_seconds=self.max_seconds)
+            except TimeUp:
+                stopped = f"it did not come back within {2 * self.max_seconds:g} s"
+        row = _outcome(solution, stopped) | {
+            "settings": str(solver),
+            "promised": number(solver.promised_tolerance),
+            "peak_memory_bytes": max(0.0, peak.bytes - before.bytes),
+            "version": _versions().get(piece["library"], ""),
+        }
+        return [_NO_REPRODUCTION | row | _to_target(solution, piece, target) for target in self.targets]
+
+    def report(self, rows: pd.DataFrame, run: dict[str, Any], directory: Path) -> Path:
+        return build_peers(rows, run, directory)
+
+    def _solver(self, piece: Piece, prepared: Prepared) -> Solver:
+        """The piece's solver with its settings: as they come, or by what is known of the problem."""
+        nearest = prepared.advice[min(self.targets)]
+        if piece["kind"] == OURS:
+            found = solver_of(piece["solver"].replace("{target}", piece["goal"]))
+            if found.promised_tolerance is None:
+                return found
+            return replace(found, tolerance=BEYOND * nearest.tolerance)  # type: ignore[call-arg]
+        cls = solvers.find(piece["solver"])
+        if piece["kind"] == DEFAULT:
+            return cls()
+        advice = prepared.advice[self.targets[self._goals.index(piece["goal"])]]
+        tuned = getattr(cls, "tuned", None)
+        return tuned(advice) if tuned else cls(tolerance=advice.tolerance)  # type: ignore[call-arg]
+
+
+def _piece(library: str, kind: str, solver: str, goal: str) -> Piece:
+    return {"library": library, "kind": kind, "solver": solver, "goal": goal}
+
+
+def _peers() -> Iterator[tuple[Library, str, type[Solver]]]:
+    """Every solver of another library, by the file that it is found in."""
+    for name, cls in solvers.available().items():
+        if name.startswith("scipy_"):
+            yield SCIPY, name, cls
+        elif cls.__module__.startswith("solvers.peers."):
+            yield sys.modules[cls.__module__].LIBRARY, name, cls
+
+
+def _libraries() -> list[Library]:
+    return list(dict.fromkeys(library for library, _, _ in _peers()))
+
+
+@functools.cache
+def _versions() -> dict[str, str]:
+    return {each.distribution: each.version for each in _libraries() if not each.missing()}
+
+
+@functools.cache
+def _warm_up() -> None:
+    """Imports take seconds, which are no solver's: every library solves something small once."""
+    small = problems.load("softmax_regression", training_size=40, pooling=4, num_queries=2)
+    advice = _advice(small, 0.1)
+    for _, _, cls in _peers():
+        solver = getattr(cls, "tuned", lambda advice, cls=cls: cls())(advice)
+        solvers.solve(small, solver, max_seconds=5)
+
+
+def _advice(problem: Problem, target: float) -> Advice:
+    """What a relative error of `target` takes, measured with the reference at hand."""
+    largest, rank = _spectrum(problem, target)
+    tolerance, cg_steps = _krylov(problem, target)
+    total = largest + problem.damping
+    # The error falls as (1 − ηλ)ᵗ where b has a part in the least curved direction, and no slower elsewhere.
+    terms = math.ceil(math.log(1 / target) * total / problem.damping)
+    if problem.is_dense:
+        terms = _series_terms(problem, target, 1 / total, terms)
+    step_size, batch_size, num_steps = _lissa(problem, target)
+    return Advice(
+        target=target,
+        damping=problem.damping,
+        largest_eigenvalue=largest,
+        tolerance=tolerance,
+        cg_steps=cg_steps,
+        series_terms=terms,
+        step_size=step_size or 1 / total,
+        batch_size=batch_size or problem.operator.num_examples,
+        num_steps=num_steps or terms,
+        rank=rank,
+    )
+
+
+def _spectrum(problem: Problem, target: float) -> tuple[float, int]:
+    """λ_max, and how many eigenvalues are above target · λ: those whose parts of x cannot be left out."""
+    least = target * problem.damping
+    if problem.eigenvalues is not None:
+        values = problem.eigenvalues
+    else:
+        start = torch.randn(problem.size, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+        *_, last = lanczos(problem.operator, start.to(problem.columns(slice(0, 1))), LANCZOS_STEPS)
+        values = last.eigen[0]
+    return float(values[-1]), max(1, int((values > least).sum()))
+
+
+def _krylov(problem: Problem, target: float) -> tuple[float, int]:
+    """The loosest tolerance with which every column of CG has the target's error, and its steps to there."""
+    for solver in (ConjugateGradient(LEAST), MINRES(LEAST)):
+        # The least residual of each column while its error is still above the target.
+        tolerance = torch.full((problem.num_columns,), math.inf, dtype=torch.float64)
+        try:
+            steps = solver.iterates(problem, None, problem.columns(), torch.Generator())
+            for step, iterate in enumerate(steps, 1):
+                error, residual = problem.error(iterate.x.double()), iterate.residual
+                assert error is not None
+                assert residual is not None
+                above = (error > target).cpu()
+                tolerance = torch.where(above, tolerance.minimum(residual.double().cpu()), tolerance)
+                if not above.any():
+                    return float(tolerance.min().clamp_max(1.0)) * BELOW, step
+        except Breakdown:
+            continue
+    return target, problem.size
+
+
+def _series_terms(problem: Problem, target: float, step_size: float, most: int) -> int:
+    """The least number of terms of the Neumann series with the target's error, in closed form."""
+    values, vectors = problem.ground_truth.eigen
+    assert problem.reference is not None
+    parts = vectors.T @ problem.reference
+    growth = (1 - step_size * (values + problem.damping)).abs()[:, None]
+
+    def error(terms: int) -> float:
+        return float(((growth**terms * parts).norm(dim=0) / parts.norm(dim=0)).max())
+
+    if error(most) > target:  # H + λI is indefinite, and no number of terms will do
+        return most
+    low, high = 0, most
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if error(middle) <= target else (middle, high)
+    return high
+
+
+def _lissa(problem: Problem, target: float) -> tuple[float, int, int]:
+    """η, b and T that our LiSSA chooses; zeros where it finds none."""
+    try:
+        solution = solvers.solve(problem, LiSSA(target=target), compare=False, max_steps=1)
+    except (Breakdown, Divergence):
+        return 0.0, 0, 0
+    told = solution.diagnostics
+    if "step_size" not in told:
+        return 0.0, 0, 0
+    batch = told["batch_size"]
+    size = problem.operator.num_examples if batch == "full" else int(batch)
+    return float(told["step_size"]), size, int(told["num_steps"])
+
+
+def _to_target(solution: Solution | None, piece: Piece, target: float) -> Row:
+    """Seconds and work to the target, set-up included; NaN where it was not reached.
+
+    A solver that was asked for a target decides itself when it is there, and is charged all that it took;
+    any other is charged to where it first gets there.
+    """
+    row = {"target": target, "seconds_to_target": NAN, "work_to_target": NAN}
+    if solution is None:
+        return row
+    error = worst(solution.error)
+    end = Record(solution.steps, solution.work, solution.solve_seconds, None, error, None)
+    records = (end,) if piece["goal"] or not solution.history else solution.history
+    for record in records:
+        if solution.usable and record.error is not None and record.error <= target:
+            seconds, work = solution.setup_seconds + record.seconds, solution.setup_work + record.work
+            return row | {"seconds_to_target": seconds, "work_to_target": work}
+    return row
+
+
+def _outcome(solution: Solution | None, stopped: str) -> Row:
+    if solution is None:
+        found: Row = dict.fromkeys(("error", "residual", "setup_seconds", "solve_seconds", "work"), NAN)
+        return found | {"status": "budget_spent", "reason": stopped, "said": "", "steps": NAN}
+    return {
+        "status": str(solution.status),
+        "reason": solution.reason,
+        "said": "; ".join(solution.diagnostics.get("said", [])),
+        "error": number(worst(solution.error)),
+        "residual": number(worst(solution.residual)),
+        "setup_seconds": solution.setup_seconds,
+        "solve_seconds": solution.solve_seconds,
+        "work": solution.setup_work + solution.work,
+        "steps": solution.steps,
+    }

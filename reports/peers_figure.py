@@ -1,0 +1,101 @@
+"""The figures of a page on other libraries: seconds to each target, and a performance profile."""
+
+import numpy as np
+import pandas as pd
+import seaborn
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter, PercentFormatter
+
+from reports.figures import panel_title
+from reports.formats import duration, target_text
+from reports.peers_rows import PACKAGE, by_library, contenders, solves
+from reports.rows import in_order
+
+Colour = str | tuple[float, float, float]
+BLACK = "0.1"
+# Beyond this a curve of the profile says only that others are far faster.
+LIMIT = 100.0
+
+
+def seconds_figure(rows: pd.DataFrame) -> Figure:
+    """A panel for each problem, a line for each solver: seconds to the targets, the nearest hollow."""
+    table = contenders(solves(rows))
+    problems, targets = in_order(table["problem"]), list(table["target"].unique())
+    names = _order(table)
+    colour = colours(in_order(table["library"]))
+    library = dict(zip(table["name"], table["library"], strict=True))
+    figure = Figure(figsize=(2.6 + 2.3 * len(problems), 1.4 + 0.2 * len(names)), layout="constrained")
+    axes = figure.subplots(1, len(problems), squeeze=False, sharey=True)[0]
+    height = {name: place for place, name in enumerate(reversed(names))}
+    for ax, problem in zip(axes, problems, strict=True):
+        own = table[(table["problem"] == problem) & table["seconds"].notna()]
+        for _, row in own.iterrows():
+            look = colour[row["library"]]
+            first = row["target"] == targets[0]
+            ax.plot(
+                row["seconds"], height[row["name"]], marker="o", markersize=6, linestyle="none",
+                color=look, markerfacecolor=look if first else "white", markeredgewidth=1.3, clip_on=False,
+            )  # fmt: skip
+        ax.set_xscale("log")
+        ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: duration(value)))
+        ax.set_title(panel_title(problem), loc="left", fontsize=9)
+        ax.set_xlabel("seconds, set-up included")
+    axes[0].set_yticks([height[name] for name in names], names)
+    axes[0].set_ylim(-0.8, len(names) - 0.2)
+    for label, name in zip(axes[0].get_yticklabels(), names, strict=True):
+        label.set_color(colour[library[name]])
+    handles = [
+        Line2D([], [], marker="o", linestyle="none", color="0.3", markerfacecolor=face,
+               label=f"to {target_text(target)}")
+        for target, face in zip(targets, ["0.3", *["white"] * len(targets)], strict=False)
+    ]  # fmt: skip
+    figure.legend(handles=handles, loc="outside lower center", ncols=len(targets), frameon=False)
+    return figure
+
+
+def profile_figure(rows: pd.DataFrame) -> Figure:
+    """For each target the share of problems on which a library's best solver is within τ of the best."""
+    ratios = by_library(contenders(solves(rows)))
+    targets = list(ratios.index.unique("target"))
+    colour = colours(list(ratios.columns))
+    figure = Figure(figsize=(4.6 * len(targets) + 1.8, 3.6), layout="constrained")
+    axes = figure.subplots(1, len(targets), squeeze=False, sharey=True)[0]
+    for ax, target in zip(axes, targets, strict=True):
+        own = ratios.xs(target, level="target")
+        for place, name in enumerate(own.columns):
+            _step(ax, own[name].to_numpy(), colour[name], 3.0 if name == PACKAGE else 2.0, place)
+        ax.set_xscale("log")
+        ax.set_xlim(0.97, LIMIT)
+        ax.set_ylim(-0.02, 1.03)
+        ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g} ×"))
+        ax.yaxis.set_major_formatter(PercentFormatter(1.0, symbol=" %"))
+        ax.set_xlabel(r"$\tau$,  seconds over those of the best solver")
+        ax.set_title(f"to {target_text(target)}", loc="left")
+    axes[0].set_ylabel("share of problems")
+    handles = [Line2D([], [], color=colour[name], linewidth=2.0, label=name) for name in ratios.columns]
+    figure.legend(handles=handles, loc="outside right upper", frameon=False)
+    return figure
+
+
+def colours(libraries: list[str]) -> dict[str, Colour]:
+    """Black for this package, and a colour for each other library."""
+    others = [name for name in libraries if name != PACKAGE]
+    palette: list[Colour] = list(seaborn.color_palette("colorblind", max(len(others), 1)))
+    return {PACKAGE: BLACK, **dict(zip(others, palette, strict=False))}
+
+
+def _order(table: pd.DataFrame) -> list[str]:
+    """Ours first, then library by library; those that reach a target anywhere."""
+    there = table[table["seconds"].notna()]
+    libraries = in_order(table["library"])
+    return [
+        name for library in libraries for name in in_order(there.loc[there["library"] == library, "name"])
+    ]
+
+
+def _step(ax: Axes, ratios: np.ndarray, colour: Colour, width: float, place: int) -> None:
+    tau = np.unique(np.concatenate([[1.0], ratios[ratios <= LIMIT], [LIMIT]]))
+    share = [(ratios <= value * (1 + 1e-12)).mean() for value in tau]
+    ax.step(tau, share, where="post", color=colour, linewidth=width, zorder=10 - place)
