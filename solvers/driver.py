@@ -267,8 +267,8 @@ class _Run:
         else:
             self.end(
                 Status.BUDGET_SPENT,
-                f"the solver's own limit of {self.steps} steps ended it at residual {worst_residual:.1e}, "
-                f"above the tolerance {tolerance:g}",
+                f"it ended by itself after {self.steps} step{'' if self.steps == 1 else 's'}, at residual "
+                f"{worst_residual:.1e}, above the tolerance {tolerance:g}",
             )
 
     def _record(self, iterate: Iterate) -> None:

@@ -125,7 +125,9 @@ def test_a_tolerance_is_judged_by_the_recomputed_residual(problem: Problem) -> N
     assert "recomputed one is 1.0e-01" in liar.reason
     ended = solve(problem, Scripted(lambda *given: 0.9 * solved(*given), count=3, tolerance=1e-6))
     assert ended.status is Status.BUDGET_SPENT
-    assert "own limit of 3 steps" in ended.reason
+    assert ended.reason.startswith("it ended by itself after 3 steps, at residual 1.0e-01")
+    at_once = solve(problem, Scripted(lambda *given: 0.9 * solved(*given), count=1, tolerance=1e-6))
+    assert at_once.reason.startswith("it ended by itself after 1 step, at")
     promised_nothing = solve(problem, Scripted(lambda *given: 0.9 * solved(*given), count=3))
     assert promised_nothing.status is Status.FINISHED
     lucky = solve(problem, Scripted(solved, tolerance=1e-6), max_steps=3)
