@@ -28,13 +28,13 @@ import solvers
 from bench import data_command, runner, scaffold, session, study, study_runner, train_command
 from bench import experiment as experiments
 from bench.conformance import command as check_command
-from bench.limit import MOST_SECONDS
 from bench.diagnosis import command as diagnose_command
 from bench.diagnosis.diagnose import DEFAULT_BUDGET
 from bench.diagnosis.lissa_settings import Settings
 from bench.diagnosis.text import print_diagnosis
 from bench.forecast import check_memory
 from bench.forecast_text import show_forecast
+from bench.limit import MOST_SECONDS
 from bench.store import Store, failures
 from problems.cache import CacheWarning
 from problems.data import DataWarning
@@ -43,6 +43,7 @@ from problems.named import NAMED
 from problems.specification import Specification, parse, written
 from problems.training import NetworkWarning
 from problems.validation import explain, unknown
+from solvers.peers.library import library_of, unavailable
 
 app = typer.Typer(
     help="Compare solvers of inverse Hessian-vector products, x = (H + λI)⁻¹ b.",
@@ -274,7 +275,7 @@ def list_(
     headings = ("name", "what it is", "settings" if what != Listed.experiments else "runs")
     table = Table(*(Column(heading, overflow="fold") for heading in headings), box=None)
     for row in rows:
-        table.add_row(row["name"], row["summary"], _settings_text(row))
+        table.add_row(row["name"], _summary_text(row), _settings_text(row))
     console.print(table)
 
 
@@ -398,7 +399,7 @@ def _listing(what: Listed) -> list[dict[str, Any]]:
         ]
     classes: Mapping[str, type] = solvers.available() if what is Listed.solvers else problems.available()
     rows = [
-        {"name": name, "summary": _first_line(cls), "settings": _defaults(cls)}
+        {"name": name, "summary": _first_line(cls), "settings": _defaults(cls)} | _origin(cls)
         for name, cls in classes.items()
     ]
     networks = [
@@ -413,6 +414,13 @@ def _listing(what: Listed) -> list[dict[str, Any]]:
     return rows if what is Listed.solvers else rows + networks
 
 
+def _origin(cls: type) -> dict[str, str]:
+    """Of a solver of another library that, and why it cannot run where it cannot."""
+    library, reason = library_of(cls), unavailable(cls)
+    found = {"library": library.distribution} if library else {}
+    return found | {"unavailable": reason} if reason else found
+
+
 def _defaults(cls: type) -> dict[str, Any]:
     return {
         setting.name: "required" if setting.default is MISSING else setting.default for setting in fields(cls)
@@ -421,6 +429,11 @@ def _defaults(cls: type) -> dict[str, Any]:
 
 def _first_line(cls: type) -> str:
     return (inspect.getdoc(cls) or "").partition("\n")[0]
+
+
+def _summary_text(row: dict[str, Any]) -> str:
+    origin = row.get("unavailable") or row.get("library")
+    return f"{row['summary']} ({origin})" if origin else row["summary"]
 
 
 def _settings_text(row: dict[str, Any]) -> str:

@@ -21,6 +21,7 @@ from problems.discovery import construct, file_of
 from problems.specification import Specification, parse
 from problems.validation import explain, unknown
 from solvers import Budget, Solver
+from solvers.peers.library import library_of
 
 DEFAULT = "quickstart"
 # The name that stands for everything there is.
@@ -56,8 +57,9 @@ class SolverEntry(Strict):
 
     `only_on` names what it runs on, where its settings suit only that: a family, `quadratic`, or one problem
     of it, `quadratic:damping=10`; entries for different problems may share a label. The name `*` stands for
-    every solver that needs no settings, with its defaults; one that another entry lists with just these, for
-    the sake of a label, an order or `only_on`, is left to that entry.
+    every solver that needs no settings, with its defaults, but for those of other libraries, which the
+    experiment `peers` is about; one that another entry lists with just these, for the sake of a label, an
+    order or `only_on`, is left to that entry.
     """
 
     name: str
@@ -110,7 +112,8 @@ class Experiment(Strict):
         families = [find_family(each.name, each.parameters) for each in self.problems if each.name != EVERY]
         listed = [solvers.load(each.name, **each.settings) for each in self.solvers if each.name != EVERY]
         every_problem = [ProblemEntry(name=name) for name in _unlisted(problems.available(), families)]
-        every_solver = _unlisted(solvers.available(), listed)
+        own = {name: cls for name, cls in solvers.available().items() if library_of(cls) is None}
+        every_solver = _unlisted(own, listed)
         chosen_problems: list[ProblemEntry] = []
         for problem in self.problems:
             chosen_problems += every_problem if problem.name == EVERY else [problem]

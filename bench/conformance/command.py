@@ -14,13 +14,13 @@ from rich.text import Text
 import problems
 import solvers
 from bench.conformance.families import Family, members
-from bench.limit import MOST_SECONDS
 from bench.conformance.ordinary import CLAIMS_NOTHING, reaches_the_accuracy_it_claims
 from bench.conformance.outcome import Failure, NotApplicable, Outcome
 from bench.conformance.place import place_of
 from bench.conformance.subject import Subject
 from bench.conformance.suite import FAMILY_CHECKS, Check, Finding, judge, plan
 from bench.conformance.trials import Trial, every_trial, trial_of
+from bench.limit import MOST_SECONDS
 from bench.problem_file import ProblemFile, find_family
 from problems import ProblemFamily
 from problems.discovery import NoPlugin
@@ -29,6 +29,7 @@ from problems.named import NAMED
 from problems.specification import Specification, written
 from problems.validation import unknown
 from solvers import Solver
+from solvers.peers.library import unavailable
 
 STYLES = {Outcome.PASSED: "green", Outcome.FAILED: "bold red", Outcome.SKIPPED: "dim"}
 
@@ -56,6 +57,8 @@ def run(
             if chosen:
                 raise ValueError(f"{name} is a problem, not a solver: leave out -p")
             steps = _of_family(found)
+        elif reason := unavailable(found):
+            raise ValueError(f"{name} cannot be tried: {reason}")
         else:
             steps = _of_solver(found, [_trial(asked) for asked in chosen] or every_trial(), max_seconds)
     except Failure as failure:

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import torch
 
-from bench.limit import MOST_SECONDS, restart
 from bench.conformance.offers import offered_by
 from bench.conformance.outcome import Failure, NotApplicable, TooLong
 from bench.conformance.place import place_in
 from bench.conformance.trials import Trial
+from bench.limit import MOST_SECONDS, restart
 from problems import Problem
 from problems.discovery import file_of
 from solvers import Example, Solution, Solver, Status, solve

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from bench.conformance import families, ordinary, varied
-from bench.limit import MOST_SECONDS, TimeUp, limited
 from bench.conformance.outcome import Failure, NotApplicable, Outcome, TooLong
 from bench.conformance.place import place_of
 from bench.conformance.trials import Trial
+from bench.limit import MOST_SECONDS, TimeUp, limited
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 import solvers
 from bench.suite.subjects import Subject, examples, parametrize
 from solvers import Solution, Solver, solve
+from solvers.peers.library import unavailable
 from solvers.solution import worst
 
 # What a solver may take on a problem that was asked for, whose size nothing bounds.
@@ -22,7 +23,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     parametrize(metafunc, examples)
 
 
-@pytest.mark.parametrize("name", list(solvers.available()))
+# Of other libraries those that are installed.
+@pytest.mark.parametrize("name", [name for name, cls in solvers.available().items() if not unavailable(cls)])
 def bench_solver(benchmark: BenchmarkFixture, name: str, subject: Subject) -> None:
     """One solve, set-up included: by the first of the solver's own examples of settings, or its defaults."""
     problem = subject.problem

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import importlib.metadata
 import importlib.util
+import sys
 from dataclasses import dataclass
 
 from packaging.specifiers import SpecifierSet
@@ -28,6 +29,18 @@ class Library:
     def missing(self) -> str | None:
         """Why the library cannot be used here, with what to do, or None."""
         return _missing(self)
+
+
+def library_of(solver: type) -> Library | None:
+    """The library that a solver is of, LIBRARY of its file; None where the method is its file's own."""
+    found = getattr(sys.modules.get(solver.__module__), "LIBRARY", None)
+    return found if isinstance(found, Library) else None
+
+
+def unavailable(solver: type) -> str | None:
+    """Why a solver runs on no problem here, with what to do: its library is missing; or None."""
+    library = library_of(solver)
+    return library.missing() if library else None
 
 
 # Both are asked for each cell of a run, and what is installed does not change within one.

@@ -25,6 +25,7 @@ from problems.discovery import PluginWarning
 from problems.named import NAMED
 from problems.specification import parse
 from problems.training import NetworkWarning
+from solvers.peers.library import Library
 from tests.bench.test_runner import FAILING
 
 REPOSITORY = Path(__file__).parents[2]
@@ -271,6 +272,8 @@ def test_list_names_everything_with_its_settings() -> None:
     solvers = json.loads(runner.invoke(bench.cli.app, ["list", "solvers", "--json"]).output)
     [cg] = [row for row in solvers if row["name"] == "cg"]
     assert cg["settings"]["tolerance"] == 1e-6
+    assert "library" not in cg
+    assert "unavailable" not in cg
     assert all(row["summary"] for row in solvers)
     problems = json.loads(runner.invoke(bench.cli.app, ["list", "problems", "--json"]).output)
     assert {row["name"] for row in problems} >= {"quadratic", "softmax_regression", "image_classifier"}
@@ -281,6 +284,24 @@ def test_list_names_everything_with_its_settings() -> None:
     assert {*NAMED} <= {*runner.invoke(bench.cli.app, ["list", "problems"]).output.split()}
     experiments = runner.invoke(bench.cli.app, ["list", "experiments"]).output
     assert "quickstart" in experiments
+
+
+@pytest.mark.parametrize("reason", [None, "some-library is not installed: `make peers`"])
+def test_list_tells_the_solvers_of_other_libraries(
+    reason: str | None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(Library, "missing", lambda self: reason)
+    assert invoke("list", "solvers", "--json", monkeypatch=monkeypatch) == 0
+    [row] = [each for each in json.loads(capsys.readouterr().out) if each["name"] == "curvlinops_cg"]
+    assert row["library"] == "curvlinops-for-pytorch"
+    assert row.get("unavailable") == reason
+    monkeypatch.setattr(bench.cli, "console", Console(width=300))
+    assert invoke("list", "solvers", monkeypatch=monkeypatch) == 0
+    [line] = [each for each in capsys.readouterr().out.splitlines() if "curvlinops_cg" in each]
+    assert f"({reason or 'curvlinops-for-pytorch'})" in line
+    if reason:
+        assert invoke("check", "curvlinops_cg", monkeypatch=monkeypatch) == 2
+        assert f"curvlinops_cg cannot be tried: {reason}" in capsys.readouterr().err
 
 
 def test_from_a_checkout_without_installing_and_ctrl_c(tmp_path: Path) -> None:

@@ -8,12 +8,15 @@ import pytest
 
 import solvers
 from bench.conformance import CHECKS, NotApplicable, Subject, every_trial, plan
+from solvers.peers.library import library_of, unavailable
 
 TRIALS = {trial.name: trial for trial in every_trial()}
 RUN = {check.name.replace(" ", "_"): check.run for check in CHECKS}
+SOLVERS = solvers.available()
 CASES = [
     (solver, trial.name, check.name.replace(" ", "_"))
-    for solver in solvers.available()
+    for solver, cls in SOLVERS.items()
+    if not unavailable(cls)
     for check, trial in plan(TRIALS.values())
 ]
 
@@ -30,3 +33,11 @@ def test_conforms(solver: str, problem: str, check: str) -> None:
         RUN[check](subject(solver, problem))
     except NotApplicable as reason:
         pytest.skip(str(reason))
+
+
+@pytest.mark.parametrize("solver", [name for name, cls in SOLVERS.items() if library_of(cls)])
+def test_its_library_is_there(solver: str) -> None:
+    """Of other libraries' solvers, which are tried where these are installed."""
+    reason = unavailable(SOLVERS[solver])
+    if reason:
+        pytest.skip(reason)
