@@ -93,13 +93,14 @@ class PeerNetwork:
 
 
 def network_for(problem: Problem) -> PeerNetwork:
-    """The network of a problem that `skip_reason` passes."""
-    task = _task(problem)
+    """The network of a problem that `skip_reason` passes, with the examples that H is the mean over."""
+    task, operator = _task(problem), problem.operator
+    assert isinstance(operator, NetworkOperator)
     function = task.function
     model = copy.deepcopy(function.model).eval()
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name in function.names)
-    inputs, targets = task.training.batch(torch.arange(len(task.training)))
+    inputs, targets = operator.examples.batch(operator.indices)
     assert isinstance(inputs, Tensor)
     return PeerNetwork(model, function.names, LOSSES[type(task.loss)](), inputs, targets, task.work)
 
