@@ -22,6 +22,7 @@ from problems.losses import CrossEntropy
 from problems.operators.hessian import Hessian
 from problems.validation import check_counts
 from problems.work import ProductCost
+from solvers import theory
 from solvers.kronecker import length_of_identity
 from solvers.peers.advice import Advice
 from solvers.peers.library import Library
@@ -139,24 +140,25 @@ class PydvlCG(Solver):
 
 @dataclass(frozen=True)
 class PydvlBlockCG(Solver):
-    """`CgInfluence(solve_simultaneously=True)` with its Nyström preconditioner of `rank`: block CG.
+    """`CgInfluence(solve_simultaneously=True)`: block CG, with a Nyström preconditioner of `rank` or None.
 
     Ends where every column has ‖r‖ ≤ max(rtol² · ‖b‖, atol²), the squares being pyDVL's, or after `maxiter`
-    steps, by default 10 for every column. It is given columns of length 1. Set-up: a product with `rank`
-    columns.
+    steps, by default 10 for every column. It is given columns of length 1. The preconditioner, which takes a
+    product with `rank` columns, pyDVL 0.10.0 makes and leaves out.
     """
 
     rtol: float = 1e-4
     atol: float = 1e-6
     maxiter: int | None = None
-    rank: int = 10  # of its documentation's example
+    rank: int | None = 10  # of its documentation's example
 
     variant: ClassVar[str] = "block_cg"
     remedy: ClassVar[str] = "raise damping until H + λI is positive definite"
 
     def __post_init__(self) -> None:
         _check_stopping(self.rtol, self.atol, self.maxiter)
-        check_counts(rank=self.rank)
+        if self.rank is not None:
+            check_counts(rank=self.rank)
 
     @property
     def columns_are_independent(self) -> bool:
@@ -164,11 +166,11 @@ class PydvlBlockCG(Solver):
         return False
 
     def skip(self, problem: Problem) -> str | None:
-        return _skip(problem) or _too_large(problem, 4 * problem.size * self.rank, "lower rank")
+        return _skip(problem) or _too_large(problem, 4 * problem.size * (self.rank or 0), "lower rank")
 
     def prepare(self, problem: Problem, generator: torch.Generator) -> Fitted:
         pydvl = _pydvl()
-        rank = min(self.rank, problem.size)
+        rank = min(self.rank or 0, problem.size)
         make = functools.partial(
             pydvl.CgInfluence,
             regularization=problem.damping,
@@ -176,7 +178,7 @@ class PydvlBlockCG(Solver):
             atol=self.atol,
             maxiter=self.maxiter,
             solve_simultaneously=True,
-            preconditioner=pydvl.NystroemPreconditioner(rank),
+            preconditioner=pydvl.NystroemPreconditioner(rank) if rank else None,
         )
         fitted = _fit(problem, network_for(problem), make, None, generator, columns=rank)
         fitted.network.work.count_algebra(6 * problem.size * rank**2)
@@ -189,9 +191,9 @@ class PydvlBlockCG(Solver):
 
     @classmethod
     def tuned(cls, advice: Advice) -> Self:
-        """With the residual at which CG has the target's error, and steps enough."""
+        """With the residual at which CG has the target's error, steps enough, and no preconditioner."""
         root = math.sqrt(advice.tolerance)
-        return cls(rtol=root, atol=root, maxiter=10 * max(1, advice.cg_steps))
+        return cls(rtol=root, atol=root, maxiter=10 * max(1, advice.cg_steps), rank=None)
 
     @classmethod
     def examples(cls, problem: Problem) -> Sequence[Example]:
@@ -364,13 +366,13 @@ class PydvlNystrom(Solver):
     def iterates(
         self, problem: Problem, state: Fitted, b: Tensor, generator: torch.Generator
     ) -> Iterator[Iterate]:
-        state.network.work.count_algebra(2 * self.rank * b.numel())
+        state.network.work.count_algebra(2 * min(self.rank, problem.size) * b.numel())
         yield _applied(problem, state, b, generator)
 
     @classmethod
     def tuned(cls, advice: Advice) -> Self:
-        """With as many columns as there are eigenvalues above λ."""
-        return cls(rank=max(1, advice.rank))
+        """With the columns that theory asks for where `advice.rank` eigenvalues are above λ."""
+        return cls(rank=theory.nystrom_rank(advice.rank))
 
     @classmethod
     def examples(cls, problem: Problem) -> Sequence[Example]:

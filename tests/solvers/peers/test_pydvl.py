@@ -286,6 +286,16 @@ def test_columns_of_other_lengths_do_not_stop_cg(convex: Problem) -> None:
     assert error(naive, dense_solution(convex, b)) > 0.1
 
 
+def test_block_cg_pays_for_a_preconditioner_that_it_leaves_out(convex: Problem) -> None:
+    """By one of rank p it would end after a step, 9 gradients each, from which 9 are the residual at b."""
+    with_one, without = (solve(convex, PydvlBlockCG(rank=rank)) for rank in (convex.size, None))
+    assert with_one.setup_work > without.setup_work == 0
+    assert with_one.work == without.work > 2 * 9
+    assert with_one.x is not None
+    assert without.x is not None
+    assert torch.equal(with_one.x, without.x)
+
+
 def test_a_limit_of_steps_is_told(convex: Problem) -> None:
     short = solve(convex, PydvlCG(rtol=0.0, atol=1e-6, maxiter=2))
     assert "maxiter reached" in short.reason
@@ -424,10 +434,10 @@ def test_tuned_settings_are_the_advice_in_its_terms() -> None:
     advice = Advice(0.1, 0.01, 5.0, 1e-4, 30, 70, step_size=0.2, batch_size=8, num_steps=90, rank=25)
     assert PydvlDirect.tuned(advice) == PydvlDirect()
     assert PydvlCG.tuned(advice) == PydvlCG(rtol=0.0, atol=1e-2)
-    assert PydvlBlockCG.tuned(advice) == PydvlBlockCG(rtol=1e-2, atol=1e-2, maxiter=300)
+    assert PydvlBlockCG.tuned(advice) == PydvlBlockCG(rtol=1e-2, atol=1e-2, maxiter=300, rank=None)
     assert PydvlLiSSA.tuned(advice) == PydvlLiSSA(scale=5.0, maxiter=90, rtol=0.0, batch_size=8)
     assert PydvlArnoldi.tuned(advice) == PydvlArnoldi(rank=25, use_woodbury=True)
-    assert PydvlNystrom.tuned(advice) == PydvlNystrom(rank=25)
+    assert PydvlNystrom.tuned(advice) == PydvlNystrom(rank=2 * 38 + 1)  # 2⌈1.5 · 25⌉ + 1
     assert PydvlEKFAC.tuned(advice) == PydvlEKFAC(update_diagonal=True)
 
 
