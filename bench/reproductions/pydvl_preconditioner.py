@@ -31,8 +31,8 @@ products = 0
 influence.block_mapper.composable_block_dict[""].op.apply(torch.ones(SIZE, dtype=torch.float64))
 
 # Nyström's approximation of rank SIZE is the Hessian itself, so that one step solves; one product more is for
-# the residual at the start. The `_fit` of preconditioners returns None, and with it `fit`, of which CgInfluence
-# takes what is returned for the fitted preconditioner.
+# the residual at the start. The `_fit` of preconditioners returns None, so that `fit` does, and CgInfluence
+# takes what that returns for the fitted preconditioner.
 expected = 2
 got = products
 differs = got > expected + 1
