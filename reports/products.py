@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 
 from reports.folders import whole_folder
-from reports.formats import ABSENT, Formatter, count, duration, hundredths, signed, spread
+from reports.formats import ABSENT, Formatter, count, duration, hundredths, share, signed, spread
 from reports.html import environment, image, template, when
 from reports.product_figure import draw_products
 from reports.product_rows import OURS, benchmarks, compare, pairs, read_products
@@ -21,6 +21,8 @@ _FACTS: list[tuple[str, str, str, Formatter]] = [
     ("parameters", "p", "parameters", count),
     ("gradient_seconds", "gradient", "median over the rounds", duration),
     ("warm_up_seconds", "warm-up", "first products of each kind, which record them", duration),
+    ("difference_error", "central differences off by", "of a random normal vector, δ = 0.01", share),
+    ("unit_difference_error", "of unit length by", "of that vector over its length, δ = 0.01", share),
 ]
 
 

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from bench.memory import PeakMemory
 from bench.suite.networks import CONTEXT, VOCABULARY, Transformer
 from bench.suite.subjects import Subject, parametrize, synchronise
-from problems import GaussNewton, Hessian, NetworkOperator
+from problems import FiniteDifference, GaussNewton, Hessian, NetworkOperator
 from problems.examples import Examples, Inputs
 from problems.losses import CrossEntropy, Loss, TokenCrossEntropy
 from problems.model_function import ModelFunction
@@ -47,6 +47,7 @@ EAGER = "one column, eager"
 MANY = f"{COLUMNS} columns, per column"
 SAME = "same batch again"
 HESSIAN = "true Hessian, one column"
+DIFFERENCES = "central differences, one column"
 MEMORY = "peak memory, one column"
 
 TARGETS = {
@@ -156,7 +157,10 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def bench_products(benchmark: BenchmarkFixture, subject: Own | Subject) -> None:
-    """Seconds over a gradient's, per column, and the peak memory of one column likewise, in `extra_info`."""
+    """Seconds over a gradient's, per column, and the peak memory of one column likewise, in `extra_info`.
+
+    There too the relative errors of central differences.
+    """
     network = subject.network if isinstance(subject, Own) else network_of(subject)
     name, function = subject.name, network.function
     vectors = torch.randn(COLUMNS, function.num_parameters).to(function.device, function.dtype).T
@@ -199,14 +203,17 @@ def bench_products(benchmark: BenchmarkFixture, subject: Own | Subject) -> None:
     benchmark.extra_info.update(
         parameters=len(vectors), gradient_seconds=gradient, warm_up_seconds=warm_up, products=records
     )
+    errors = _errors_of_differences(network, vectors[:, 0])
+    benchmark.extra_info.update(errors)
     table = "; ".join(f"{each['library']}, {each['row']} {each['ratio']:.2f}" for each in records)
-    print(f"\n{name}: p = {len(vectors)}, gradient {1e3 * gradient:.0f} ms; {table}")
+    off = "; ".join(f"{label} {error:.2g}" for label, error in errors.items())
+    print(f"\n{name}: p = {len(vectors)}, gradient {1e3 * gradient:.0f} ms; {table}; {off}")
 
 
 def _ours(network: Network, vectors: Tensor) -> list[Entry]:
     everything = torch.arange(len(network.data))
     fresh, same, eager = (network.operator(GaussNewton()) for _ in range(3))
-    hessian = network.operator(Hessian())
+    hessian, differences = network.operator(Hessian()), network.operator(FiniteDifference())
     vector = vectors[:, 0]
 
     def unrecorded() -> Tensor:
@@ -225,6 +232,9 @@ def _ours(network: Network, vectors: Tensor) -> list[Entry]:
         Entry(SAME, LIBRARY, lambda: same @ vector, floor=GaussNewton().cost.per_column / 3),
         # A gradient (3), the tangents of its forward pass (2) and of its backward pass (4): 9/3.
         Entry(HESSIAN, LIBRARY, lambda: hessian.subset(everything) @ vector, floor=_floor(Hessian(), 1)),
+        # Three forward passes (3) and a backward pass (2): 5/3, as an exact product.
+        Entry(DIFFERENCES, LIBRARY, lambda: differences.subset(everything) @ vector,
+              floor=_floor(FiniteDifference(), 1)),
     ]  # fmt: skip
 
 
@@ -246,9 +256,20 @@ def _floor(curvature: Curvature, columns: int) -> float:
     return (curvature.cost.shared + curvature.cost.per_column * columns) / (3 * columns)
 
 
+def _errors_of_differences(network: Network, vector: Tensor) -> dict[str, float]:
+    """Relative to the exact product, of a random normal vector as it is, of length √p, and of unit length."""
+    exact, differences = network.operator(GaussNewton()), network.operator(FiniteDifference())
+
+    def error(v: Tensor) -> float:
+        expected = exact @ v
+        return float((differences @ v - expected).norm() / expected.norm())
+
+    return {"difference_error": error(vector), "unit_difference_error": error(vector / vector.norm())}
+
+
 def _check_that_all_agree(entries: list[Entry]) -> None:
-    """A ratio to the cost of another matrix would say nothing."""
-    products = [entry.run() for entry in entries if entry.row != HESSIAN]
+    """A ratio to the cost of another matrix would say nothing; central differences have their errors told."""
+    products = [entry.run() for entry in entries if entry.row not in (HESSIAN, DIFFERENCES)]
     for product in products:
         first = product if product.ndim == 1 else product[:, 0]
         torch.testing.assert_close(first, products[0], rtol=0, atol=1e-4 * float(products[0].abs().max()))

@@ -21,10 +21,22 @@ def test_floors_are_the_counts_of_operations() -> None:
     network = tiny()
     entries = suite._ours(network, torch.randn(suite.COLUMNS, 26).T)
     floors = {entry.row: entry.floor for entry in entries}
-    assert floors == pytest.approx(
-        {suite.ONE: 5 / 3, suite.EAGER: 5 / 3, suite.MANY: 33 / 24, suite.SAME: 4 / 3, suite.HESSIAN: 3}
-    )
-    assert [entry.columns for entry in entries] == [1, 1, 8, 1, 1]
+    assert floors == pytest.approx({
+        suite.ONE: 5 / 3, suite.EAGER: 5 / 3, suite.MANY: 33 / 24, suite.SAME: 4 / 3, suite.HESSIAN: 3,
+        suite.DIFFERENCES: 5 / 3,
+    })  # fmt: skip
+    assert [entry.columns for entry in entries] == [1, 1, 8, 1, 1, 1]
+
+
+def test_of_central_differences_the_error_is_told() -> None:
+    """tanh has a third derivative: the error grows with the square of the length, but for rounding."""
+    network = tiny()
+    vector = torch.randn(26)
+    errors = suite._errors_of_differences(network, vector)
+    longer = suite._errors_of_differences(network, 10 * vector)
+    assert longer["difference_error"] == pytest.approx(100 * errors["difference_error"], rel=0.3)
+    assert longer["unit_difference_error"] == pytest.approx(errors["unit_difference_error"], abs=1e-4)
+    assert errors["unit_difference_error"] < 1e-3
 
 
 def test_entries_of_another_matrix_are_found() -> None:
