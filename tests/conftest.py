@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 import problems
 from problems import Problem
 from problems.cache import ENVIRONMENT_VARIABLE
+from problems.operators import network
 from reports import paper
 
 # The tensors of tests are small: threads that wait for each other would take more time than they save.
@@ -53,6 +54,12 @@ def rough_figures() -> Iterator[Callable[[Figure, Path], None]]:
 def printed(rough_figures: Callable[[Figure, Path], None], monkeypatch: pytest.MonkeyPatch) -> None:
     """Figures are written as PDF, too."""
     monkeypatch.setattr(paper, "write_pdf", rough_figures)
+
+
+@pytest.fixture
+def nothing_retained(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Products go the way of large networks: eager at first, then recorded."""
+    monkeypatch.setattr(network, "is_small", lambda *_: False)
 
 
 @pytest.fixture

@@ -46,6 +46,8 @@ OutputCurvature = Callable[[Tensor, Batch, Tensor], Tensor]
 OutputRoot = Callable[[Tensor, Batch], Tensor]
 # (parameters, batch, V) ↦ weighted sum over the batch's units of h v, for the vectors V (c, p); shape (c, p).
 BlockProduct = Callable[[Parameters, Batch, Tensor], Tensor]
+# (parameters, batch) ↦ V ↦ the same.
+Retain = Callable[[Parameters, Batch], Callable[[Tensor], Tensor]]
 
 
 class Curvature(ABC):
@@ -65,6 +67,10 @@ class Curvature(ABC):
     @abstractmethod
     def block_product(self, function: ModelFunction, loss: Loss) -> BlockProduct:
         """Products with the weighted sum of a batch's h."""
+
+    def retain(self, function: ModelFunction, loss: Loss) -> Retain | None:
+        """The same with a batch whose forward pass is kept; None where there is no such way."""
+        return None
 
     def output_curvature(self, loss: Loss) -> OutputCurvature | None:
         """S, where h = Jᵀ S J with J the Jacobian of a unit's outputs; None where h has no such form."""

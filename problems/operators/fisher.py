@@ -9,7 +9,15 @@ from torch import Tensor
 
 from problems.losses import Loss
 from problems.model_function import ModelFunction
-from problems.operators.curvature import Batch, BlockProduct, Curvature, OutputCurvature, OutputRoot
+from problems.operators import retained
+from problems.operators.curvature import (
+    Batch,
+    BlockProduct,
+    Curvature,
+    OutputCurvature,
+    OutputRoot,
+    Retain,
+)
 from problems.operators.ggn import like_outputs, through_outputs
 from problems.validation import check_counts
 
@@ -25,6 +33,9 @@ class EmpiricalFisher(Curvature):
 
     def block_product(self, function: ModelFunction, loss: Loss) -> BlockProduct:
         return through_outputs(function, self.output_curvature(loss))
+
+    def retain(self, function: ModelFunction, loss: Loss) -> Retain:
+        return retained.through_outputs(function, self.output_curvature(loss))
 
     def output_curvature(self, loss: Loss) -> OutputCurvature:
         def curve(outputs: Tensor, batch: Batch, tangents: Tensor) -> Tensor:
@@ -59,6 +70,9 @@ class MonteCarloFisher(Curvature):
 
     def block_product(self, function: ModelFunction, loss: Loss) -> BlockProduct:
         return through_outputs(function, self.output_curvature(loss))
+
+    def retain(self, function: ModelFunction, loss: Loss) -> Retain:
+        return retained.through_outputs(function, self.output_curvature(loss))
 
     def output_curvature(self, loss: Loss) -> OutputCurvature:
         def curve(outputs: Tensor, batch: Batch, tangents: Tensor) -> Tensor:

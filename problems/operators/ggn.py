@@ -10,6 +10,7 @@ from torch.func import jvp, vjp, vmap
 
 from problems.losses import Loss
 from problems.model_function import ModelFunction
+from problems.operators import retained
 from problems.operators.curvature import (
     Batch,
     BlockProduct,
@@ -17,6 +18,7 @@ from problems.operators.curvature import (
     OutputCurvature,
     OutputRoot,
     Parameters,
+    Retain,
 )
 
 
@@ -30,6 +32,9 @@ class GaussNewton(Curvature):
 
     def block_product(self, function: ModelFunction, loss: Loss) -> BlockProduct:
         return through_outputs(function, self.output_curvature(loss))
+
+    def retain(self, function: ModelFunction, loss: Loss) -> Retain:
+        return retained.through_outputs(function, self.output_curvature(loss))
 
     def output_curvature(self, loss: Loss) -> OutputCurvature:
         def curve(outputs: Tensor, batch: Batch, tangents: Tensor) -> Tensor:

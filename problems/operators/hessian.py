@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -9,7 +10,8 @@ from torch.func import grad, jvp, vmap
 
 from problems.losses import Loss
 from problems.model_function import ModelFunction
-from problems.operators.curvature import Batch, BlockProduct, Curvature, Parameters
+from problems.operators import retained
+from problems.operators.curvature import Batch, BlockProduct, Curvature, Parameters, Retain
 from problems.work import ProductCost
 
 
@@ -26,13 +28,13 @@ class Hessian(Curvature):
     cost = ProductCost(3, 6)
 
     def block_product(self, function: ModelFunction, loss: Loss) -> BlockProduct:
+        total_loss = _total_loss(function, loss)
+
         def product(parameters: Parameters, batch: Batch, vectors: Tensor) -> Tensor:
-            def total_loss(parameters: Parameters) -> Tensor:
-                outputs = function.outputs(parameters, batch.inputs)
-                return (loss.per_unit(outputs, batch.targets) * batch.weights).sum()
+            gradient = grad(lambda parameters: total_loss(parameters, batch))
 
             def pushforward(tangent: Parameters) -> Parameters:
-                return jvp(grad(total_loss), (parameters,), (tangent,))[1]
+                return jvp(gradient, (parameters,), (tangent,))[1]
 
             tangents = function.unflatten(vectors.T)
             if len(vectors) == 1:
@@ -43,3 +45,14 @@ class Hessian(Curvature):
             return function.flatten(gradients).T
 
         return product
+
+    def retain(self, function: ModelFunction, loss: Loss) -> Retain:
+        return retained.through_gradient(function, _total_loss(function, loss))
+
+
+def _total_loss(function: ModelFunction, loss: Loss) -> Callable[[Parameters, Batch], Tensor]:
+    def total_loss(parameters: Parameters, batch: Batch) -> Tensor:
+        outputs = function.outputs(parameters, batch.inputs)
+        return (loss.per_unit(outputs, batch.targets) * batch.weights).sum()
+
+    return total_loss

@@ -20,6 +20,9 @@ LARGEST_PASS = 512
 # A CPU's memory is shared with all else that runs.
 CPU_BYTES = 4 * 2**30
 
+# Both passes of a graph that autograd keeps hold what one pass frees as it goes.
+ROOMY = 8
+
 Result = TypeVar("Result")
 
 
@@ -55,6 +58,10 @@ class MicroBatches:
     def most(self, examples: int, vectors: int) -> float:
         """Bytes that products of so many take at most, with what is kept, by what was measured so far."""
         return min(self.max_bytes, 2 * self._bound(Size(min(examples, self.largest.examples), vectors)))
+
+    def is_roomy(self, size: Size) -> bool:
+        """Whether several times what products of `size` take would fit, by what was measured so far."""
+        return ROOMY * self._bound(size) <= self.max_bytes // 2
 
     def run(self, examples: int, attempt: Callable[[int], Result]) -> Result:
         """`attempt(m)` with the largest m at which one vector fits, and with less where memory runs out."""

@@ -27,7 +27,8 @@ from problems.operators.micro_batches import (
     is_out_of_memory,
     peak_bytes,
 )
-from problems.operators.recording import Linearised, Recorder, block_size
+from problems.operators.recording import Linearised, Recorder, block_size, is_small
+from problems.operators.retained import Retained
 from problems.operators.roots import example_roots, pull_back, push_forward
 from problems.operators.sampled_targets import SampledTargets
 from problems.operators.squared_rows import squared_rows
@@ -68,7 +69,9 @@ class Kept:
 
     examples: int = 0
     versions: list[int] = field(default_factory=list)
-    passes: dict[int, dict[int, Linearised]] = field(default_factory=dict)
+    passes: dict[int, dict[int, Linearised | Retained]] = field(default_factory=dict)
+    # Whether one did not fit any more: another would be made in vain.
+    is_full: bool = False
 
     @property
     def bytes(self) -> int:
@@ -205,7 +208,7 @@ class NetworkOperator(CurvatureOperator):
         # The same counts and drawn targets, other recordings and sizes.
         operator.shared = replace(
             self.shared,
-            recorder=Recorder(self.curvature.block_product(operator.function, self.loss)),
+            recorder=_recorder(self.curvature, operator.function, self.loss),
             micro_batches=MicroBatches(operator._peak, self.micro_batches.max_bytes),
         )
         return operator
@@ -440,7 +443,7 @@ class NetworkOperator(CurvatureOperator):
         return operator
 
     def _share(self, max_bytes: int) -> Shared:
-        recorder = Recorder(self.curvature.block_product(self.function, self.loss))
+        recorder = _recorder(self.curvature, self.function, self.loss)
         counts, longest = self._token_counts() if self.loss.unit == "token" else (None, 0)
         sampled = None
         if self.curvature.num_samples:
@@ -528,8 +531,15 @@ class NetworkOperator(CurvatureOperator):
             linearised = self._kept.passes.pop(number, {})
             # Read when it is needed, which it is not where its forward pass was kept.
             batch = cache(partial(self.batch, positions))
+            again = (
+                self._used
+                and not self._kept.is_full
+                and self.function.precision == "full"
+                and self.micro_batches.is_roomy(size)
+                and is_small(len(positions) * self.shared.mean_count, self.shape[0])
+            )
             self.shared.recorder.add_products(
-                self.function.parameters, batch, vectors, total, linearised, size.vectors
+                self.function.parameters, batch, vectors, total, linearised, size.vectors, again
             )
             self._keep(number, linearised)
         return total
@@ -542,11 +552,15 @@ class NetworkOperator(CurvatureOperator):
         if versions != self._kept.versions or examples != self._kept.examples:
             self._kept = Kept(examples, versions)
 
-    def _keep(self, number: int, linearised: dict[int, Linearised]) -> None:
+    def _keep(self, number: int, linearised: dict[int, Linearised | Retained]) -> None:
         """From the second product on, keep the forward passes of batch `number` while there is room."""
+        if not self._used:
+            return
         room = self.micro_batches.keep_bytes - self._kept.bytes
-        if self._used and sum(each.bytes for each in linearised.values()) <= room:
+        if sum(each.bytes for each in linearised.values()) <= room:
             self._kept.passes[number] = linearised
+        else:
+            self._kept.is_full = True
 
     def _peak(self, examples: int, vectors: int) -> int:
         """Bytes that a product takes of that many of the longest example, with that many vectors."""
@@ -568,3 +582,7 @@ class NetworkOperator(CurvatureOperator):
                 f"{int(self.indices[positions].min())} to {int(self.indices[positions].max())}, so H does "
                 "too: " + ("use float64, or check the weights" if given else "the inputs do already")
             )
+
+
+def _recorder(curvature: Curvature, function: ModelFunction, loss: Loss) -> Recorder:
+    return Recorder(curvature.block_product(function, loss), curvature.retain(function, loss))

@@ -12,8 +12,9 @@ from torch import Tensor, fx
 from torch.func import functionalize
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from problems.operators.curvature import Batch, BlockProduct, Parameters
+from problems.operators.curvature import Batch, BlockProduct, Parameters, Retain
 from problems.operators.micro_batches import is_out_of_memory
+from problems.operators.retained import Retained, retained
 
 # Recording takes as long as some ten products; for fewer than these it would not pay. A count and not a
 # clock decides, so that a run takes the same path every time.
@@ -23,6 +24,8 @@ RECORD_AFTER = 16
 # one: on the CPU that is faster, since their intermediates stay in the cache, and takes less memory.
 BLOCK_MULTIPLICATIONS = 2**24
 LARGEST_BLOCK = 64
+# The length of block under which a forward pass is kept that serves blocks of any.
+ANY = 0
 
 
 @dataclass(frozen=True)
@@ -63,10 +66,12 @@ class Recorder:
     `seconds` is the time that recording has taken.
     """
 
-    def __init__(self, product: BlockProduct) -> None:
+    def __init__(self, product: BlockProduct, retain: Retain | None = None) -> None:
         self.together = product
+        self.retain = retain
         self.seconds = 0.0
         self._singly = False
+        self._retains = False
         self._eager: Counter[Hashable] = Counter()
         # None where a recording failed: the network branches on its data, say.
         self._recordings: dict[Hashable, Recording | None] = {}
@@ -87,7 +92,7 @@ class Recorder:
 
     def forgotten(self) -> Recorder:
         """The same without recordings."""
-        return Recorder(self.together)
+        return Recorder(self.together, self.retain)
 
     def add_products(
         self,
@@ -95,22 +100,56 @@ class Recorder:
         batch: Callable[[], Batch],
         vectors: Tensor,
         total: Tensor,
-        linearised: dict[int, Linearised],
+        linearised: dict[int, Linearised | Retained],
         size: int,
+        again: bool = False,
     ) -> None:
         """Add to `total` (k, p) the products of `batch` with `vectors` (k, p), in blocks of `size`.
 
-        Forward passes are taken from `linearised`, by length of block, and left there.
+        Forward passes are taken from `linearised`, by length of block or ANY, and left there. `again` says
+        that the batch was seen before, and is small: autograd then keeps the forward pass, which pays at once
+        where launching kernels is most of the time.
         """
         for block, target in zip(vectors.split(size), total.split(size), strict=True):
-            length = len(block)
-            if length not in linearised:
+            found = linearised.get(len(block)) or linearised.get(ANY)
+            if found is None:
                 recording = self._recording(parameters, batch(), block)
-                if recording is None:
+                if recording is not None:
+                    found = linearised[len(block)] = recording.linearise(parameters, batch())
+                elif again and self.retain is not None:
+                    target += self._retaining(self.retain, parameters, batch(), block, linearised)
+                    continue
+                else:
                     target += self.product(parameters, batch(), block)
                     continue
-                linearised[length] = recording.linearise(parameters, batch())
-            target += linearised[length](block)
+            target += found(block)
+
+    def _retaining(
+        self,
+        retain: Retain,
+        parameters: Parameters,
+        batch: Batch,
+        block: Tensor,
+        linearised: dict[int, Linearised | Retained],
+    ) -> Tensor:
+        """The product by a forward pass that is kept; the first time an eager one must agree with it."""
+        expected = None if self._retains else self.product(parameters, batch, block)
+        try:
+            found = retained(retain, parameters, batch)
+            product = found(block)
+        except RuntimeError as error:
+            if is_out_of_memory(error):
+                raise
+            # An operation without a second derivative, or without a rule for vmap.
+            product = None
+        if expected is not None and (product is None or not _agree(product, expected)):
+            self.retain = None
+            return expected
+        if product is None:
+            return self.product(parameters, batch, block)
+        self._retains = True
+        linearised[ANY] = found
+        return product
 
     def _recording(self, parameters: Parameters, batch: Batch, block: Tensor) -> Recording | None:
         """The recording for these shapes, made after RECORD_AFTER eager products; None before."""
@@ -131,6 +170,11 @@ def _bytes(tensors: list[Tensor], apart_from: list[Tensor]) -> int:
     for tensor in apart_from:
         storages.pop(tensor.untyped_storage().data_ptr(), None)
     return sum(storages.values())
+
+
+def is_small(units: float, parameters: int) -> bool:
+    """Whether a network of `parameters` on so many examples or tokens takes less time than launching it."""
+    return units * parameters < BLOCK_MULTIPLICATIONS
 
 
 def block_size(units: float, parameters: int, vectors: int) -> int:
@@ -157,10 +201,12 @@ def _record(product: BlockProduct, parameters: Parameters, batch: Batch, block: 
         if is_out_of_memory(error):
             raise
         return None
-    expected = product(parameters, batch, block)
-    tolerance = 1e3 * torch.finfo(block.dtype).eps
-    agrees = (replayed - expected).abs().amax() <= tolerance * expected.abs().amax()
-    return recording if agrees else None
+    return recording if _agree(replayed, product(parameters, batch, block)) else None
+
+
+def _agree(found: Tensor, expected: Tensor) -> bool:
+    tolerance = 1e3 * torch.finfo(found.dtype).eps
+    return bool((found - expected).abs().amax() <= tolerance * expected.abs().amax())
 
 
 def split(traced: fx.GraphModule) -> Recording:

@@ -205,6 +205,7 @@ def test_right_hand_sides_are_gradients_of_each_sequences_own_loss(name: str, at
     close(problem.task.training_gradient()[:, 0], expected)
 
 
+@pytest.mark.usefixtures("nothing_retained")
 @pytest.mark.parametrize(
     ("name", "curvature"),
     [*((name, GaussNewton()) for name in SELECTED), ("opt", Hessian()), ("opt", EmpiricalFisher())],
@@ -227,6 +228,7 @@ def test_recorded_products_are_the_same_numbers(name: str, curvature: Curvature)
     assert kept._kept.passes
 
 
+@pytest.mark.usefixtures("nothing_retained")
 @families
 def test_fused_attention_is_not_recorded_and_gives_the_same_numbers_throughout(name: str) -> None:
     found = operator(tiny(name, attention="sdpa"), GaussNewton(), batch(), SELECTED[name])

@@ -204,6 +204,7 @@ def test_what_is_set_outside_changes_no_bit_and_is_left_as_it_was(name: str, out
     assert torch.equal(calm.task.training_gradient(), gradient)
 
 
+@pytest.mark.usefixtures("nothing_retained")
 @every_setting
 def test_a_recorded_product_does_not_follow_what_is_set_outside(outside: str) -> None:
     operators = [operator("convolutional", curvature=curvature) for curvature in (GaussNewton(), Hessian())]
@@ -402,4 +403,4 @@ def test_emulated_tf32_lies_between_float32_and_bf16(name: str) -> None:
     found = operator(name)
     with TensorFloat32():
         for _ in range(2):
-            assert relative_error(found @ v, name) == error
+            assert relative_error(found @ v, name) == pytest.approx(error, rel=0.02)

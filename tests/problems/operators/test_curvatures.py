@@ -98,6 +98,7 @@ def test_drawn_targets_are_fixed_by_the_seed_and_shared_by_all_that_derives() ->
     close(torch.stack(singles).mean(dim=0), matrix)
 
 
+@pytest.mark.usefixtures("nothing_retained")
 @pytest.mark.parametrize("curvature", CURVATURES, ids=str)
 @pytest.mark.parametrize(("model", "loss"), [CASES[3], CASES[-1]])
 def test_recorded_products_are_the_same_numbers(curvature: object, model: str, loss: str) -> None:

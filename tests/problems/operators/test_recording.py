@@ -16,6 +16,7 @@ from problems.operators.micro_batches import MicroBatches, Size
 from problems.operators.recording import RECORD_AFTER, merge_common_subexpressions, split
 from tests.problems.operators.small_networks import Convolutional
 
+pytestmark = pytest.mark.usefixtures("nothing_retained")
 COUNT = 9
 
 
