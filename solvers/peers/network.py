@@ -102,6 +102,9 @@ def network_for(problem: Problem) -> PeerNetwork:
         parameter.requires_grad_(name in function.names)
     inputs, targets = operator.examples.batch(operator.indices)
     assert isinstance(inputs, Tensor)
+    if not isinstance(task.loss, CrossEntropy):
+        # Torch's losses of numbers take no whole ones, nor true and false.
+        targets = targets.to(function.dtype)
     return PeerNetwork(model, function.names, LOSSES[type(task.loss)](), inputs, targets, task.work)
 
 

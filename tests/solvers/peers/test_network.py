@@ -8,6 +8,8 @@ from dataclasses import replace
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from problems import Problem, from_model
@@ -81,6 +83,29 @@ def test_batches_of_one_size(count: int, size: int, monkeypatch: pytest.MonkeyPa
     assert equal_batch(count) == size
 
 
+@given(st.integers(1, 20_000))
+def test_no_batch_of_one_size_is_larger(count: int) -> None:
+    size = equal_batch(count)
+    assert 1 <= size <= network.MOST_AT_ONCE
+    assert count % size == 0
+    larger = range(size + 1, min(count, network.MOST_AT_ONCE) + 1)
+    assert not any(count % other == 0 for other in larger)
+
+
+@pytest.mark.parametrize("kind", [torch.bool, torch.uint8, torch.long, torch.float32])
+def test_targets_of_0_and_1_may_be_of_any_dtype(kind: torch.dtype) -> None:
+    inputs, classes = data()
+    examples = (inputs, torch.stack([classes, 1 - classes], dim=1).to(kind))
+    model = mlp([3, 4, 2], torch.Generator().manual_seed(0))
+    problem = from_model(model, "bce", examples, examples, damping=0.1)
+    assert problem.task is not None
+    found = network_for(problem)
+    loss = found.loss(found.model(found.inputs), found.targets)
+    gradients = torch.autograd.grad(loss, found.parameters)
+    flat = torch.cat([each.flatten() for each in gradients])
+    torch.testing.assert_close(flat, problem.task.training_gradient()[:, 0])
+
+
 def test_batches_hold_all_data_in_their_order(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(network, "MOST_AT_ONCE", 5)
     found = network_for(perceptron())
@@ -146,6 +171,12 @@ def test_what_is_not_known_is_said() -> None:
         Sum(), "cross_entropy", ((inputs, inputs), targets), ((inputs, inputs), targets), damping=1
     )
     assert reason(two) == "pytest is given networks of one input tensor"
+    named = ({"one": inputs, "other": inputs}, targets)
+    assert reason(from_model(Sum(), "cross_entropy", named, named, damping=1)) == reason(two)
+    rounded = perceptron(mlp([3, 4, 2], torch.Generator().manual_seed(0)).float(), precision="bf16")
+    assert reason(rounded) == "pytest computes in full precision, and precision is bf16"
+    missing = Library("no_such_module", "no-such-library", ">=1")
+    assert skip_reason(missing, two) == missing.missing()
 
 
 @pytest.mark.parametrize("known", CURVATURES)
