@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import importlib
 import importlib.util
 import inspect
+import os
 import sys
 import warnings
 from collections.abc import Mapping
@@ -45,15 +47,16 @@ def discover(package: ModuleType, base: type[T], group: str) -> dict[str, type[T
     found: dict[str, type[T]] = {}
     root = Path(str(package.__file__)).parent
     # First its own, then those of folders within that are packages.
-    for path in [*sorted(root.glob("*.py")), *sorted(root.glob("*/*.py"))]:
+    folders = [root, *sorted(each.parent for each in root.glob("*/__init__.py"))]
+    for path in [path for folder in folders for path in sorted(folder.glob("*.py"))]:
         parts = path.relative_to(root).with_suffix("").parts
-        if not any(part.startswith("_") for part in parts) and (path.parent / "__init__.py").is_file():
+        if not any(part.startswith("_") for part in parts):
             try:
                 module = importlib.import_module(".".join((package.__name__, *parts)))
                 _claim(found, _classes(module, base, path.stem))
             except (Exception, SystemExit) as error:
                 _leave_out(str(path), f"{_raised(path, error)}. Correct or remove it")
-    for entry in sorted(entry_points(group=group), key=lambda entry: (_distribution(entry), entry.value)):
+    for entry in sorted(_entries(group), key=lambda entry: (_distribution(entry), entry.value)):
         try:
             cls = entry.load()
             if not (inspect.isclass(cls) and issubclass(cls, base)):
@@ -66,6 +69,23 @@ def discover(package: ModuleType, base: type[T], group: str) -> dict[str, type[T
                 f"{type(error).__name__}: {error}. Correct it, or `pip uninstall {owner}`",
             )
     return found
+
+
+def _entries(group: str) -> list[EntryPoint]:
+    """What installed packages offer: all are read again once a folder that Python looks in has changed."""
+    return _entries_in(group, tuple((path, _changed(path)) for path in sys.path))
+
+
+@functools.lru_cache(maxsize=8)
+def _entries_in(group: str, folders: tuple[tuple[str, int], ...]) -> list[EntryPoint]:
+    return list(entry_points(group=group))
+
+
+def _changed(path: str) -> int:
+    try:
+        return os.stat(path or os.curdir).st_mtime_ns
+    except OSError:
+        return 0
 
 
 def _leave_out(what: str, why: str) -> None:
@@ -132,8 +152,8 @@ def _own(module: ModuleType, base: type[T]) -> list[type[T]]:
         value
         for name, value in vars(module).items()
         if inspect.isclass(value)
-        and issubclass(value, base)
         and value.__module__ == module.__name__
+        and issubclass(value, base)
         and not name.startswith("_")
     ]
     return list(dict.fromkeys(own))

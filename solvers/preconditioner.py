@@ -12,6 +12,7 @@ from torch import Tensor
 
 import solvers
 from problems import Problem
+from problems.discovery import construct
 from problems.specification import parse
 from problems.validation import unknown
 from problems.work import Work
@@ -78,10 +79,13 @@ def as_preconditioner(setting: Preconditioning) -> Solver | Apply | None:
     if isinstance(setting, str):
         asked = parse(setting)
         name = ALIASES.get(asked.name, asked.name)
-        known = {key for key, cls in solvers.available().items() if cls.preconditions}
-        if not name.endswith(".py") and name not in known:
-            raise ValueError(unknown("preconditioner", asked.name, [NONE, *ALIASES, *sorted(known)]))
-        setting = solvers.load(name, **asked.settings)
+        if name.endswith(".py"):
+            setting = solvers.load(name, **asked.settings)
+        else:
+            known = {key: cls for key, cls in solvers.available().items() if cls.preconditions}
+            if name not in known:
+                raise ValueError(unknown("preconditioner", asked.name, [NONE, *ALIASES, *sorted(known)]))
+            setting = construct(known[name], asked.settings, f"solver {name}")
     if isinstance(setting, Solver):
         if not type(setting).preconditions:
             raise ValueError(f"the solver {setting.name} gives no matrix to precondition with")

@@ -57,6 +57,44 @@ def test_a_file_dropped_into_the_folder_appears(tmp_path: Path, monkeypatch: pyt
     assert list(discover("toy_solvers")) == ["half"]
 
 
+def test_folders_within_that_are_packages_are_looked_into(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = new_package(tmp_path, monkeypatch, "nested_solvers")
+    for folder in ("inner", "_hidden", "no_package"):
+        (package / folder).mkdir()
+        write(package / folder / f"{folder.strip('_')}_half.py", "Half")
+    for folder in ("inner", "_hidden"):
+        (package / folder / "__init__.py").touch()
+    write(package / "own.py", "Half")
+    assert list(discover("nested_solvers")) == ["own", "inner_half"]
+
+
+def test_what_is_installed_meanwhile_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Into a folder that was looked into before, or one that Python looks into from now on."""
+    module = importlib.import_module("solvers")
+
+    def install(folder: Path, name: str) -> None:
+        write(folder / f"{name}.py", "Half")
+        metadata = folder / f"{name}-1.0.dist-info"
+        metadata.mkdir(parents=True)
+        (metadata / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+        (metadata / "entry_points.txt").write_text(f"[our.group]\nx = {name}:Half\n")
+
+    def offered() -> set[str]:
+        found = problems.discovery.discover(module, solvers.Solver, "our.group")  # type: ignore[type-abstract]
+        return set(found) - set(solvers.available())
+
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert offered() == set()
+    install(tmp_path, "half_of_it")
+    assert offered() == {"half_of_it"}
+    (tmp_path / "other").mkdir()
+    install(tmp_path / "other", "half_of_that")
+    monkeypatch.syspath_prepend(str(tmp_path / "other"))
+    assert offered() == {"half_of_it", "half_of_that"}
+
+
 def test_all_of_ours_are_there() -> None:
     assert set(problems.available()) >= {"quadratic", "softmax_regression", "image_classifier"}
     ours = {"exact", "cg", "lissa", "neumann", "identity", "scipy_cg", "scipy_minres"}
