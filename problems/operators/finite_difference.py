@@ -28,10 +28,13 @@ class FiniteDifference(Curvature):
     """The Gauss–Newton matrix H = mean Jᵀ S J, whose products take Jv ≈ (f(θ + δv) − f(θ − δv)) / 2δ.
 
     As Klochkov & Liu (2024) compute them; S = ∇²ℓ and the pullback by Jᵀ are exact. The error is
-    δ²/6 · mean Jᵀ S f‴[v, v, v] and what rounding leaves, about ε‖f‖/δ beside Jv, ε that of the dtype. So a
-    product is neither linear in v nor symmetric, and the longer v, the further off. With `normalised` the
-    step is δv/‖v‖, and the product of cv is c times that of v. Without it, mind that `solve` scales
-    right-hand sides until their largest entry is between 1/2 and 1.
+    δ²/6 · mean Jᵀ S f‴[v, v, v], more at the kinks of ReLU networks, and what rounding leaves, about ε‖f‖/δ
+    beside Jv, ε that of the dtype. So a product is neither linear in v nor symmetric, and the longer v, the
+    further off. Relative error at random weights in float32, for a random vector of length √p and over its
+    length: ResNet-18 0.24 and 2e-3, transformer 0.05 and 4e-4, which is rounding.
+
+    With `normalised` the step is δv/‖v‖, and the product of cv is c times that of v. Without it, mind that
+    `solve` scales right-hand sides until their largest entry is between 1/2 and 1.
 
     Only products are approximate: residuals, the reference, roots and what is known of single examples are
     the Gauss–Newton matrix's own. A product with k columns costs 1 + 4k forward passes, as an exact one does.
