@@ -166,7 +166,7 @@ class RightHandSides:
         # e_0ᵀ(H + λ)e_0 by parts.
         energy = self.measure.weights * start**2 / whole
         left = transient_variance(schedule, whole.flatten(), self.noise.nodes[0] + self.damping)
-        return torch.einsum("km,kmn,kn->k", energy, left.reshape(*nodes.shape, -1), shape)
+        return (energy * (left.reshape(*nodes.shape, -1) @ shape[..., None])[..., 0]).sum(dim=1)
 
     def residual_deviation(self, schedule: Schedule) -> Tensor:
         """Root mean square of ‖(H + λ)(u − E u)‖/‖b‖, shape (k,)."""

@@ -113,7 +113,11 @@ def steps_to(
 
     def met(last: int) -> bool:
         found = schedule(last)
-        return float(predicted_error(sides, found, excess).max()) <= wanted.target
+        bias = sides.bias(found)
+        # What noise does takes longer to work out.
+        if float(bias.max()) > wanted.target:
+            return False
+        return float(torch.hypot(bias, deviation(sides, found, excess)).max()) <= wanted.target
 
     if wanted.num_steps is not None:
         return schedule(wanted.num_steps)
@@ -128,7 +132,12 @@ def steps_to(
 
 def predicted_error(sides: RightHandSides, schedule: Schedule, excess: float) -> Tensor:
     """Error (k,) with noise at SAFETY times its root mean square, and `excess` times what is predicted."""
-    return torch.hypot(sides.bias(schedule), SAFETY * excess * sides.deviation(schedule))
+    return torch.hypot(sides.bias(schedule), deviation(sides, schedule, excess))
+
+
+def deviation(sides: RightHandSides, schedule: Schedule, excess: float) -> Tensor:
+    """The noise's part in it, (k,)."""
+    return SAFETY * excess * sides.deviation(schedule)
 
 
 def epochs_of(operator: CurvatureOperator, schedule: Schedule, measured: Measured) -> float:
