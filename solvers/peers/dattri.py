@@ -60,7 +60,10 @@ class DattriCG(Solver):
         network.work.count_gradients(len(network.inputs))
         with listening(LIBRARY) as said:
             inverse = ihvp_at_x_cg(
-                _loss(network), _parameters(network), max_iter=self.max_iter, regularization=problem.damping
+                _loss(problem, network),
+                _parameters(network),
+                max_iter=self.max_iter,
+                regularization=problem.damping,
             )
         return inverse, said
 
@@ -85,10 +88,10 @@ class DattriCG(Solver):
     def tuned(cls, advice: Advice) -> Self:
         """The steps of CG, and those that its start costs."""
         # From x = b one root of the residual's polynomial is at 1, so that the error is up to λ_max + λ − 1
-        # times that of as many steps from 0, of which each takes 2/√κ of its logarithm.
-        largest = advice.largest_eigenvalue + advice.damping
-        more = math.log(max(1.0, largest - 1)) * math.sqrt(largest / advice.damping) / 2
-        return cls(max_iter=max(1, advice.cg_steps) + math.ceil(more))
+        # times that of as many steps from 0. Many more than needed would make it NaN.
+        times = max(1.0, advice.largest_eigenvalue + advice.damping - 1)
+        more = math.log(times) / math.log(1 / advice.target)
+        return cls(max_iter=math.ceil(max(1, advice.cg_steps) * (1 + more)))
 
     @classmethod
     def examples(cls, problem: Problem) -> Sequence[Example]:
@@ -225,7 +228,7 @@ class DattriArnoldi(Solver):
             state.counting(Hessian.cost),
         ):
             inverse = ihvp_at_x_arnoldi(
-                _loss(state),
+                _loss(problem, state),
                 _parameters(state),
                 max_iter=self.max_iter,
                 top_k=self.top_k,
@@ -379,13 +382,14 @@ class DattriEKFAC(Solver):
         return [Example(cls(), claim), Example(cls(labels="sampled"), claim)]
 
 
-def _loss(network: PeerNetwork) -> Callable[[Tensor], Tensor]:
-    """The mean over all data as a function of a flat vector."""
+def _loss(problem: Problem, network: PeerNetwork) -> Callable[[Tensor], Tensor]:
+    """The mean over all data of a flat vector; not torch's own losses, of which one has no such tangents."""
+    assert problem.task is not None
+    criterion = problem.task.loss
 
     def loss(parameters: Tensor) -> Tensor:
         outputs = functional_call(network.model, network.unflatten(parameters), (network.inputs,))
-        value: Tensor = network.loss(outputs, network.targets)
-        return value
+        return criterion.per_unit(outputs, network.targets).mean()
 
     return loss
 
