@@ -17,11 +17,14 @@ from torch.utils._pytree import tree_leaves
 
 # More examples at once make nothing faster on a CPU; on a GPU it has not been measured.
 LARGEST_PASS = 512
+# Unless so few multiplications, about examples × p, take less time than launching them.
+LEAST_MULTIPLICATIONS = 2**22
 # A CPU's memory is shared with all else that runs.
 CPU_BYTES = 4 * 2**30
 
-# Both passes of a graph that autograd keeps hold what one pass frees as it goes.
-ROOMY = 8
+# What a graph that autograd keeps takes is a little more than a product that keeps none, measured on small
+# networks; it is a fourth at most of what there is.
+ROOMY = 4
 
 Result = TypeVar("Result")
 
@@ -36,16 +39,16 @@ class Size(NamedTuple):
 class MicroBatches:
     """The largest sizes that fit into `max_bytes`, found by measuring products, and by failing.
 
-    `peak(m, c)` gives the bytes that a product of m examples with c vectors takes, beyond parameters and
+    `peak(m, c)` gives the bytes that a product of m examples with c vectors takes, beyond `parameters` and
     vectors. At each moment of a product that is linear in m and in c with no negative part, so the largest
     of all moments grows at most in proportion: small products bound larger ones. Where memory runs out
     nonetheless (kernels take workspace of their own, others use the device), the size is halved for good.
     Half of `max_bytes` is for the products, half for forward passes that are kept.
     """
 
-    def __init__(self, peak: Callable[[int, int], int], max_bytes: int) -> None:
+    def __init__(self, peak: Callable[[int, int], int], max_bytes: int, parameters: int) -> None:
         self.max_bytes = max_bytes
-        self.largest = Size(LARGEST_PASS, 2**30)
+        self.largest = Size(max(LARGEST_PASS, LEAST_MULTIPLICATIONS // parameters), 2**30)
         self.seconds = 0.0
         self._peak = peak
         self._peaks: dict[Size, float] = {}

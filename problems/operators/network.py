@@ -136,6 +136,8 @@ class NetworkOperator(CurvatureOperator):
         self.shared = shared or self._share(max_bytes)
         self._kept = Kept()
         self._used = False
+        # Of a matrix over all data more products will be asked for; of a mini-batch mostly one.
+        self._lasts = True
         super().__init__(function.num_parameters, self._num_units(), function.dtype, function.device, work)
 
     @property
@@ -209,7 +211,7 @@ class NetworkOperator(CurvatureOperator):
         operator.shared = replace(
             self.shared,
             recorder=_recorder(self.curvature, operator.function, self.loss),
-            micro_batches=MicroBatches(operator._peak, self.micro_batches.max_bytes),
+            micro_batches=MicroBatches(operator._peak, self.micro_batches.max_bytes, function.num_parameters),
         )
         return operator
 
@@ -440,6 +442,7 @@ class NetworkOperator(CurvatureOperator):
             ranks=self.ranks if indices is None else ranks,
             shared=self.shared,
         )
+        operator._lasts = indices is None and self._lasts
         return operator
 
     def _share(self, max_bytes: int) -> Shared:
@@ -453,7 +456,7 @@ class NetworkOperator(CurvatureOperator):
         mean_count = 1.0 if counts is None else float(counts.double().mean())
         found = self._look_at(longest)
         units = 1 if counts is None else found.shape[1]
-        sizes = MicroBatches(self._peak, max_bytes)
+        sizes = MicroBatches(self._peak, max_bytes, self.function.num_parameters)
         return Shared(recorder, sizes, counts, mean_count, longest, found[0].numel() // units, units, sampled)
 
     def _look_at(self, example: int) -> Tensor:
@@ -532,10 +535,10 @@ class NetworkOperator(CurvatureOperator):
             # Read when it is needed, which it is not where its forward pass was kept.
             batch = cache(partial(self.batch, positions))
             again = (
-                self._used
+                (self._used or self._lasts)
                 and not self._kept.is_full
                 and self.function.precision == "full"
-                and self.micro_batches.is_roomy(size)
+                and self.micro_batches.is_roomy(Size(len(self.indices), size.vectors))
                 and is_small(len(positions) * self.shared.mean_count, self.shape[0])
             )
             self.shared.recorder.add_products(
@@ -553,8 +556,8 @@ class NetworkOperator(CurvatureOperator):
             self._kept = Kept(examples, versions)
 
     def _keep(self, number: int, linearised: dict[int, Linearised | Retained]) -> None:
-        """From the second product on, keep the forward passes of batch `number` while there is room."""
-        if not self._used:
+        """Keep the forward passes of batch `number` while there is room, of a mini-batch that came again."""
+        if not (self._used or self._lasts):
             return
         room = self.micro_batches.keep_bytes - self._kept.bytes
         if sum(each.bytes for each in linearised.values()) <= room:

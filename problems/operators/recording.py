@@ -14,7 +14,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from problems.operators.curvature import Batch, BlockProduct, Parameters, Retain
 from problems.operators.micro_batches import is_out_of_memory
-from problems.operators.retained import Retained, retained
+from problems.operators.retained import NotRetained, Retained, retained
 
 # Recording takes as long as some ten products; for fewer than these it would not pay. A count and not a
 # clock decides, so that a run takes the same path every time.
@@ -71,7 +71,6 @@ class Recorder:
         self.retain = retain
         self.seconds = 0.0
         self._singly = False
-        self._retains = False
         self._eager: Counter[Hashable] = Counter()
         # None where a recording failed: the network branches on its data, say.
         self._recordings: dict[Hashable, Recording | None] = {}
@@ -107,8 +106,8 @@ class Recorder:
         """Add to `total` (k, p) the products of `batch` with `vectors` (k, p), in blocks of `size`.
 
         Forward passes are taken from `linearised`, by length of block or ANY, and left there. `again` says
-        that the batch was seen before, and is small: autograd then keeps the forward pass, which pays at once
-        where launching kernels is most of the time.
+        that the batch is small and will be seen again: autograd then keeps its forward pass, which pays at
+        once where launching kernels is most of the time.
         """
         for block, target in zip(vectors.split(size), total.split(size), strict=True):
             found = linearised.get(len(block)) or linearised.get(ANY)
@@ -132,22 +131,15 @@ class Recorder:
         block: Tensor,
         linearised: dict[int, Linearised | Retained],
     ) -> Tensor:
-        """The product by a forward pass that is kept; the first time an eager one must agree with it."""
-        expected = None if self._retains else self.product(parameters, batch, block)
+        """The product by a forward pass that is kept; eager, from now on, where there is no such way."""
         try:
             found = retained(retain, parameters, batch)
             product = found(block)
-        except RuntimeError as error:
+        except (NotRetained, RuntimeError) as error:
             if is_out_of_memory(error):
                 raise
-            # An operation without a second derivative, or without a rule for vmap.
-            product = None
-        if expected is not None and (product is None or not _agree(product, expected)):
             self.retain = None
-            return expected
-        if product is None:
             return self.product(parameters, batch, block)
-        self._retains = True
         linearised[ANY] = found
         return product
 

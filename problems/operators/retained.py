@@ -7,11 +7,16 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.autograd.function import BackwardCFunction
 
 from problems.model_function import ModelFunction
 from problems.operators.curvature import Batch, OutputCurvature, Parameters, Retain
 
 Product = Callable[[Tensor], Tensor]
+
+
+class NotRetained(Exception):
+    """The network has operations of the user's own, whose second derivative may not be what it should be."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +31,7 @@ class Retained:
 
 
 def retained(retain: Retain, parameters: Parameters, batch: Batch) -> Retained:
-    """Run the forward pass for `batch` and keep it."""
+    """Run the forward pass for `batch` and keep it; NotRetained, or RuntimeError, where that cannot be."""
     storages: dict[int, int] = {}
 
     def seen(tensor: Tensor) -> Tensor:
@@ -49,6 +54,7 @@ def through_outputs(function: ModelFunction, curve: OutputCurvature) -> Retain:
     def retain(parameters: Parameters, batch: Batch) -> Product:
         leaves = _leaves(parameters)
         outputs = function.outputs(leaves, batch.inputs)
+        _check(outputs)
         cotangent = torch.zeros_like(outputs, requires_grad=True)
         pulled = _gradients(outputs, list(leaves.values()), cotangent)
         values = outputs.detach()
@@ -70,7 +76,9 @@ def through_gradient(function: ModelFunction, total_loss: Callable[[Parameters, 
 
     def retain(parameters: Parameters, batch: Batch) -> Product:
         leaves = _leaves(parameters)
-        gradient = _gradients(total_loss(leaves, batch), list(leaves.values()), None)
+        total = total_loss(leaves, batch)
+        _check(total)
+        gradient = _gradients(total, list(leaves.values()), None)
 
         def product(vectors: Tensor) -> Tensor:
             tangents = list(function.unflatten(vectors.T).values())
@@ -80,6 +88,19 @@ def through_gradient(function: ModelFunction, total_loss: Callable[[Parameters, 
         return product
 
     return retain
+
+
+def _check(outputs: Tensor) -> None:
+    """NotRetained where the graph of `outputs` has a function that is not torch's own."""
+    seen, left = set(), [outputs.grad_fn]
+    while left:
+        node = left.pop()
+        if node is None or node in seen:
+            continue
+        if isinstance(node, BackwardCFunction):
+            raise NotRetained
+        seen.add(node)
+        left += [source for source, _ in node.next_functions]
 
 
 def _leaves(parameters: Parameters) -> Parameters:

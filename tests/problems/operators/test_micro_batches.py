@@ -17,6 +17,7 @@ from problems.operators.curvature import Batch, Parameters
 from problems.operators.micro_batches import MicroBatches, Size, default_max_bytes, peak_bytes
 from tests.problems.operators.small_networks import small
 
+pytestmark = pytest.mark.usefixtures("nothing_retained")
 COUNT = 64
 
 
@@ -137,7 +138,7 @@ def linear_peak(fixed: int, example: int, vector: int, pair: int) -> Callable[[i
 
 
 def test_the_size_is_the_largest_of_halves_that_fits() -> None:
-    sizes = MicroBatches(linear_peak(100, 10, 5, 1), max_bytes=2 * 1000)
+    sizes = MicroBatches(linear_peak(100, 10, 5, 1), max_bytes=2 * 1000, parameters=10**6)
     # 100 + 10 m + 5 + m ≤ 1000 for m ≤ 81.
     assert sizes.size(64, lambda m: 1) == Size(64, 1)
     assert sizes.size(300, lambda m: 1) == Size(75, 1)
@@ -155,7 +156,7 @@ def test_running_out_while_measuring_is_too_much_for_that_size_alone() -> None:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return 100 * examples
 
-    sizes = MicroBatches(peak, max_bytes=2 * 1000)
+    sizes = MicroBatches(peak, max_bytes=2 * 1000, parameters=10**6)
     assert sizes.size(64, lambda m: 8) == Size(1, 1)
     assert sizes.size(64, lambda m: 1) == Size(8, 1)
 
@@ -163,7 +164,7 @@ def test_running_out_while_measuring_is_too_much_for_that_size_alone() -> None:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     with pytest.raises(MemoryError, match="one example with one vector does not fit"):
-        MicroBatches(never, max_bytes=2 * 1000).size(64, lambda m: 1)
+        MicroBatches(never, max_bytes=2 * 1000, parameters=10**6).size(64, lambda m: 1)
 
 
 def test_one_example_that_does_not_fit_is_refused_before_any_product() -> None:

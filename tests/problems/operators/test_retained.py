@@ -10,8 +10,9 @@ from problems import GaussNewton, Hessian, NetworkOperator
 from problems.examples import Examples
 from problems.losses import CrossEntropy
 from problems.model_function import ModelFunction
+from problems.operators import network
 from problems.operators.fisher import EmpiricalFisher, MonteCarloFisher
-from problems.operators.micro_batches import MicroBatches, Size
+from problems.operators.micro_batches import MicroBatches, Size, peak_bytes
 from problems.operators.recording import ANY
 from tests.problems.operators.small_networks import small
 
@@ -71,12 +72,16 @@ class OnceDifferentiable(nn.Module):
         return self.second(Once.apply(self.first(inputs)))
 
 
-def make_operator(model: nn.Module, curvature: object = None) -> NetworkOperator:
+def make_operator(
+    model: nn.Module, curvature: object = None, max_bytes: int | None = None
+) -> NetworkOperator:
     torch.manual_seed(0)
     inputs, targets = torch.randn(COUNT, 4, dtype=torch.float64), torch.randint(3, (COUNT,))
     function = ModelFunction(model.double().eval())
     examples = Examples((inputs, targets), function.device, function.dtype)
-    return NetworkOperator(curvature or GaussNewton(), function, CrossEntropy(), examples)  # type: ignore[arg-type]
+    return NetworkOperator(
+        curvature or GaussNewton(), function, CrossEntropy(), examples, max_bytes=max_bytes
+    )  # type: ignore[arg-type]
 
 
 def mlp() -> nn.Module:
@@ -98,8 +103,10 @@ def test_products_are_those_of_the_dense_matrix(
     if passes:
         operator.micro_batches.largest = Size(passes, 64)
     size = operator.shape[0]
-    # By another operator's first product, which runs the network's own way.
-    matrix = small(model, loss).operator(curvature) @ torch.eye(size, dtype=torch.float64)  # type: ignore[arg-type]
+    # A mini-batch of all, whose first product runs the network in forward mode.
+    every = operator.subset(torch.arange(len(operator.indices)))
+    matrix = every @ torch.eye(size, dtype=torch.float64)
+    assert not every._kept.passes
     vectors = torch.randn(size, 5, dtype=torch.float64)
     _ = operator @ vectors
     for columns in (5, 1, 3):
@@ -110,15 +117,17 @@ def test_products_are_those_of_the_dense_matrix(
     assert operator._kept.bytes > 0
 
 
-def test_a_batch_seen_once_is_not_kept() -> None:
+def test_all_data_are_kept_at_once_and_a_mini_batch_when_it_comes_again() -> None:
     operator = make_operator(mlp())
     vector = torch.randn(operator.shape[0], dtype=torch.float64)
     _ = operator @ vector
-    assert not operator._kept.passes
+    assert is_retained(operator)
     for _ in range(3):
         fresh = operator.subset(torch.arange(4))
         _ = fresh @ vector
         assert not fresh._kept.passes
+        _ = fresh @ vector
+        assert is_retained(fresh)
 
 
 @pytest.mark.parametrize("curvature", [GaussNewton(), Hessian()], ids=str)
@@ -141,23 +150,6 @@ def test_what_cannot_be_differentiated_twice_goes_on_as_before() -> None:
         torch.testing.assert_close(operator @ vectors, first, rtol=1e-12, atol=1e-14)
     assert not any(operator._kept.passes.values())
     assert operator.shared.recorder.retain is None
-
-
-def test_another_answer_than_the_eager_one_is_not_used() -> None:
-    operator = make_operator(mlp())
-    wrong = operator.shared.recorder.retain
-    assert wrong is not None
-
-    def doubled(parameters, batch):  # type: ignore[no-untyped-def]
-        product = wrong(parameters, batch)
-        return lambda vectors: 2 * product(vectors)
-
-    operator.shared.recorder.retain = doubled
-    vectors = torch.randn(operator.shape[0], 3, dtype=torch.float64)
-    first = operator @ vectors
-    for _ in range(3):
-        torch.testing.assert_close(operator @ vectors, first, rtol=1e-12, atol=1e-14)
-    assert not any(operator._kept.passes.values())
 
 
 def test_a_step_of_training_is_noticed() -> None:
@@ -207,3 +199,26 @@ def test_gradients_may_be_turned_off_outside() -> None:
     assert is_retained(operator)
     assert not (operator @ vectors).requires_grad
     assert all(value.grad is None for value in operator.function.model.parameters())
+
+
+@pytest.mark.parametrize("curvature", [GaussNewton(), Hessian()], ids=str)
+@pytest.mark.parametrize("columns", [1, 5])
+def test_products_keep_to_max_bytes(curvature: object, columns: int, nothing_retained: None) -> None:
+    """Whether there is room for what autograd keeps or not."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 64), nn.Tanh(), nn.Linear(64, 64), nn.Tanh(), nn.Linear(64, 3))
+    plain = make_operator(model, curvature)
+    vectors = torch.randn(plain.shape[0], columns, dtype=torch.float64)
+    eager = peak_bytes(lambda: plain @ vectors)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(network, "is_small", lambda *_: True)
+        retained = set()
+        for times in (1.5, 3, 6, 12, 24):
+            bound = int(times * eager)
+            operator = make_operator(model, curvature, bound)
+            for _ in range(3):
+                # The vectors in one piece, and the sum that is returned, come on top.
+                assert peak_bytes(lambda of=operator: of @ vectors) <= bound + 2 * vectors.nbytes  # type: ignore[misc]
+            assert operator._kept.bytes <= bound // 2
+            retained.add(is_retained(operator))
+    assert retained == {True, False}
