@@ -73,6 +73,7 @@ def block(rows: LayerRows, strategy: str, columns: slice = slice(None)) -> Tenso
     matrices = rows.matrices()[:, :, columns]
     if strategy == "diagonal":
         return torch.diag(matrices.square().sum(dim=0).flatten() / COUNT)
+    # Both factors are means over all positions; K-FAC's second is a sum over those of an example.
     inputs = torch.cat(rows.inputs)[:, columns]
     gradients = torch.cat([g for by_row in rows.gradients for g in by_row])
     a, g = inputs.T @ inputs / len(inputs), gradients.T @ gradients / len(inputs)
