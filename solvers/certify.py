@@ -42,7 +42,7 @@ def certify(
         exact = replace(problem, operator=problem.operator.exact)
         for step, iterate in enumerate(solver.iterates(exact, None, b, torch.Generator()), 1):
             assert iterate.residual is not None
-            bound = _bound(iterate.residual * scale, iterate.x, problem.damping)
+            bound = error_bound(iterate.residual * scale, iterate.x, problem.damping)
             if on_step:
                 on_step(step, bound)
             if bound <= error / 2 or bool(iterate.converged is not None and iterate.converged.all()):
@@ -53,15 +53,18 @@ def certify(
         return problem
     x = iterate.x
     residual = problem.residual(x, b)
-    bound = _bound(residual * scale, x, problem.damping)
+    bound = error_bound(residual * scale, x, problem.damping)
     if not bound <= error:
         return problem
     return replace(problem, certified=Certified(x.double(), bound, float(residual.max())))
 
 
-def _bound(residuals: Tensor, x: Tensor, damping: float) -> float:
-    """‖x − x*‖/‖x*‖ at most, worst column: ∞ while nothing is known of ‖x*‖."""
-    off = residuals.double() / damping
+def error_bound(residuals: Tensor, x: Tensor, smallest: float) -> float:
+    """‖x − x*‖/‖x*‖ at most, worst column, of ‖b − (H + λI)x‖ (k,) where H + λI ⪰ `smallest` · I.
+
+    ∞ while nothing is known of ‖x*‖.
+    """
+    off = residuals.double() / smallest
     least = x.double().norm(dim=0) - off
     bounds = torch.where(off > 0, off / least.where(least > 0, 0), 0.0)
     return float(bounds.max())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 
 import torch
@@ -12,7 +11,7 @@ from problems import Problem
 from problems.ground_truth import Certified
 from problems.spectrum.lanczos import extreme_eigenvalues
 from solvers import Breakdown
-from solvers.certify import certify
+from solvers.certify import LEAST_RESIDUAL, certify, error_bound
 from solvers.minres import MINRES
 
 LANCZOS_PRODUCTS = 60
@@ -44,8 +43,9 @@ def with_reference(problem: Problem, on_progress: OnProgress, *, error: float) -
 
 def _by_minres(problem: Problem, on_progress: OnProgress, error: float) -> Problem:
     on_progress("smallest eigenvalue of H", 0)
+    exact = replace(problem, operator=problem.operator.exact)
     generator = torch.Generator().manual_seed(0)
-    extremes = extreme_eigenvalues(problem.operator, generator, max_products=LANCZOS_PRODUCTS)
+    extremes = extreme_eigenvalues(exact.operator, generator, max_products=LANCZOS_PRODUCTS)
     smallest = extremes.smallest.value - extremes.smallest_residual + problem.damping
     if smallest <= 0:
         raise ValueError(
@@ -54,21 +54,18 @@ def _by_minres(problem: Problem, on_progress: OnProgress, error: float) -> Probl
         )
     b = problem.columns()
     scale = b.norm(dim=0)
-    tiny = 1e-6 if problem.operator.dtype == torch.float32 else 1e-12
+    solver = MINRES(LEAST_RESIDUAL[problem.operator.dtype])
     try:
-        for step, iterate in enumerate(MINRES(tiny).iterates(problem, None, b, torch.Generator()), 1):
+        for step, iterate in enumerate(solver.iterates(exact, None, b, torch.Generator()), 1):
             assert iterate.residual is not None
-            lengths = iterate.x.norm(dim=0)
-            bound = float((iterate.residual * scale / smallest / lengths.where(lengths > 0, math.inf)).max())
+            bound = error_bound(iterate.residual * scale, iterate.x, smallest)
             on_progress(f"reference, step {step}, error ≤ {bound:.1e}", 0)
             if bound <= error / 2:
                 break
     except Breakdown:
         return problem
-    x = iterate.x.double()
     residuals = problem.residual(iterate.x, b)
-    off = residuals.double() * scale / smallest
-    bound = float((off / (x.norm(dim=0) - off)).max())
-    if not 0 <= bound <= error:
+    bound = error_bound(residuals * scale, iterate.x, smallest)
+    if not bound <= error:
         return problem
-    return replace(problem, certified=Certified(x, bound, float(residuals.max())))
+    return replace(problem, certified=Certified(iterate.x.double(), bound, float(residuals.max())))
