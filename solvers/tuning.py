@@ -100,11 +100,17 @@ def sampled_plan(
 
 
 def steps_to(
-    sides: RightHandSides, wanted: Wanted, of: Schedule, wait: float, excess: float
+    sides: RightHandSides,
+    wanted: Wanted,
+    of: Schedule,
+    wait: float,
+    excess: float,
+    worth: float = math.inf,
 ) -> Schedule | None:
     """`of` with the fewest steps after which the target is met; None where MOST_STEPS do not do.
 
-    `wait` is one of WAITS; `excess` multiplies what noise is predicted to do.
+    `wait` is one of WAITS; `excess` multiplies what noise is predicted to do. More than `worth` steps are of
+    no interest.
     """
 
     def schedule(last: int) -> Schedule:
@@ -121,7 +127,7 @@ def steps_to(
 
     if wanted.num_steps is not None:
         return schedule(wanted.num_steps)
-    if not met(MOST_STEPS):
+    if worth < 1 or (worth < MOST_STEPS and not met(int(worth))) or not met(MOST_STEPS):
         return None
     low, high = 0, MOST_STEPS
     while high - low > max(1, low // 50):
@@ -173,6 +179,7 @@ def _on_batches(
     caution: float,
     full_epochs: float,
 ) -> Iterator[Plan]:
+    least = full_epochs if wanted.batch_size is None else math.inf
     for batch in _batches(measured, wanted, data):
         second_moment = caution * measured.second_moment(batch)
         steps = (
@@ -184,15 +191,20 @@ def _on_batches(
             if step * second_moment >= 2:
                 continue
             excess = noise_excess(step * second_moment)
+            one = Schedule(step, batch, 0, 1, CHAINS)
             for wait in WAITS:
-                found = steps_to(sides, wanted, Schedule(step, batch, 0, 1, CHAINS), wait, excess)
+                # What costs more is not chosen.
+                worth = WORTH * least / epochs_of(data, one, measured)
+                found = steps_to(sides, wanted, one, wait, excess, worth)
                 if found:
+                    epochs = epochs_of(data, found, measured)
+                    least = min(least, epochs)
                     yield Plan(
                         found,
                         second_moment,
                         float(sides.bias(found).max()),
                         excess * float(sides.deviation(found).max()),
-                        epochs_of(data, found, measured),
+                        epochs,
                         full_epochs,
                     )
 
