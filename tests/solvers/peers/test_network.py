@@ -209,6 +209,8 @@ def test_what_a_library_says_is_caught_each_once() -> None:
             logger.warning("at step %d", 3)
             warnings.warn("it did not converge", UserWarning, stacklevel=1)
         logger.info("hello")
+        warnings.warn("it will be gone in 2.0", FutureWarning, stacklevel=1)
+        warnings.warn("use another", DeprecationWarning, stacklevel=1)
         logging.getLogger("another").warning("not of it")
     assert said == ["at step 3", "it did not converge"]
     logger.warning("afterwards")
