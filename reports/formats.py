@@ -76,9 +76,11 @@ def share(value: float) -> str:
 
 
 def times(ratio: float) -> str:
-    """A ratio: 4.13 → "4.1 ×", 87.4 → "87 ×"."""
+    """A ratio: 4.13 → "4.1 ×", 87.4 → "87 ×", 0.0213 → "0.02 ×"."""
     if math.isinf(ratio) or ratio >= 1e6:
         return f"{number(ratio)} ×"
+    if 0 < ratio < 0.095:
+        return f"{scientific(f'{ratio:.1g}')} ×"
     return signed(f"{ratio:.1f} ×") if ratio < 9.95 else f"{ratio:,.0f} ×"
 
 

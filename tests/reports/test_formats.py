@@ -73,7 +73,16 @@ def test_share(value, text):
 
 
 @pytest.mark.parametrize(
-    ("ratio", "text"), [(4.13, "4.1 ×"), (87.4, "87 ×"), (9.97, "10 ×"), (math.inf, "∞ ×")]
+    ("ratio", "text"),
+    [
+        (4.13, "4.1 ×"),
+        (87.4, "87 ×"),
+        (9.97, "10 ×"),
+        (0.0213, "0.02 ×"),
+        (2e-5, "2e-5 ×"),
+        (0.0, "0.0 ×"),
+        (math.inf, "∞ ×"),
+    ],
 )
 def test_times(ratio, text):
     assert times(ratio) == text
