@@ -1,5 +1,7 @@
 """The figures of a page on other libraries: seconds to each target, and a performance profile."""
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 import seaborn
@@ -17,13 +19,17 @@ Colour = str | tuple[float, float, float]
 BLACK = "0.1"
 # Beyond this a curve of the profile says only that others are far faster.
 LIMIT = 100.0
+MARKERS = "oosD^v"
 
 
 def seconds_figure(rows: pd.DataFrame) -> Figure:
-    """A panel for each problem, a line for each solver: seconds to the targets, the nearest hollow."""
+    """A panel for each problem, a line for each solver: seconds to the targets, all but the first hollow."""
     table = contenders(solves(rows))
+    if table.empty:
+        return Figure()
     problems, targets = in_order(table["problem"]), list(table["target"].unique())
-    names = _order(table)
+    order = {target: place for place, target in enumerate(targets)}
+    names = _names(table)
     colour = colours(in_order(table["library"]))
     library = dict(zip(table["name"], table["library"], strict=True))
     figure = Figure(figsize=(2.6 + 2.3 * len(problems), 1.4 + 0.2 * len(names)), layout="constrained")
@@ -32,12 +38,8 @@ def seconds_figure(rows: pd.DataFrame) -> Figure:
     for ax, problem in zip(axes, problems, strict=True):
         own = table[(table["problem"] == problem) & table["seconds"].notna()]
         for _, row in own.iterrows():
-            look = colour[row["library"]]
-            first = row["target"] == targets[0]
-            ax.plot(
-                row["seconds"], height[row["name"]], marker="o", markersize=6, linestyle="none",
-                color=look, markerfacecolor=look if first else "white", markeredgewidth=1.3, clip_on=False,
-            )  # fmt: skip
+            look = _look(colour[row["library"]], order[row["target"]])
+            ax.plot(row["seconds"], height[row["name"]], clip_on=False, **look)
         ax.set_xscale("log")
         ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: duration(value)))
         ax.set_title(panel_title(problem), loc="left", fontsize=9)
@@ -47,17 +49,18 @@ def seconds_figure(rows: pd.DataFrame) -> Figure:
     for label, name in zip(axes[0].get_yticklabels(), names, strict=True):
         label.set_color(colour[library[name]])
     handles = [
-        Line2D([], [], marker="o", linestyle="none", color="0.3", markerfacecolor=face,
-               label=f"to {target_text(target)}")
-        for target, face in zip(targets, ["0.3", *["white"] * len(targets)], strict=False)
-    ]  # fmt: skip
+        Line2D([], [], label=f"to {target_text(target)}", **_look("0.3", order[target])) for target in targets
+    ]
     figure.legend(handles=handles, loc="outside lower center", ncols=len(targets), frameon=False)
     return figure
 
 
 def profile_figure(rows: pd.DataFrame) -> Figure:
     """For each target the share of problems on which a library's best solver is within τ of the best."""
-    ratios = by_library(contenders(solves(rows)))
+    table = contenders(solves(rows))
+    if table.empty:
+        return Figure()
+    ratios = by_library(table)
     targets = list(ratios.index.unique("target"))
     colour = colours(list(ratios.columns))
     figure = Figure(figsize=(4.6 * len(targets) + 1.8, 3.6), layout="constrained")
@@ -86,7 +89,16 @@ def colours(libraries: list[str]) -> dict[str, Colour]:
     return {PACKAGE: BLACK, **dict(zip(others, palette, strict=False))}
 
 
-def _order(table: pd.DataFrame) -> list[str]:
+def _look(colour: Colour, place: int) -> dict[str, Any]:
+    """Of the target at that place: a full dot, which a hollow one may surround, and other marks."""
+    size, face, order = (7, "white", 2) if place else (4, colour, 3)
+    return {
+        "marker": MARKERS[place % len(MARKERS)], "markersize": size, "linestyle": "none", "color": colour,
+        "markerfacecolor": face, "markeredgewidth": 1.3, "zorder": order,
+    }  # fmt: skip
+
+
+def _names(table: pd.DataFrame) -> list[str]:
     """Ours first, then library by library; those that reach a target anywhere."""
     there = table[table["seconds"].notna()]
     libraries = in_order(table["library"])

@@ -1,9 +1,11 @@
 """Is ours faster, and is it right? What the rows say of it."""
 
+import math
+
 import pandas as pd
 
 from reports.conclusions import Conclusion, Verdict
-from reports.formats import count, duration, listed, target_text, times
+from reports.formats import count, listed, target_text, times
 from reports.peers_rows import OURS, PACKAGE, REPRODUCTIONS, contenders, races, solves
 from reports.rows import in_order
 
@@ -12,7 +14,7 @@ FASTER = 3.0
 
 
 def findings(rows: pd.DataFrame) -> dict[str, str]:
-    """A paragraph on each target, on honesty, on reproductions, and on what was left out."""
+    """A paragraph on each target, on honesty, on what was left out, and on reproductions."""
     found = solves(rows)
     race = races(contenders(found))
     told = {
@@ -20,60 +22,79 @@ def findings(rows: pd.DataFrame) -> dict[str, str]:
         for target in race["target"].unique()
     }
     told["Status"] = _honesty(found)
-    left_out = _left_out(found)
-    if left_out:
-        told["Left out"] = left_out
-    reproduced = _reproductions(rows)
-    return told | ({"Where a library differs from its documentation": reproduced} if reproduced else {})
+    told["Left out"] = _left_out(found)
+    told["Where a library differs from its documentation"] = _reproductions(rows)
+    return {heading: paragraph for heading, paragraph in told.items() if paragraph}
 
 
 def conclusions(rows: pd.DataFrame) -> list[Conclusion]:
     """Whether ours is FASTER times as fast in the median, nowhere slower, and says when it is wrong."""
     found = solves(rows)
     race = races(contenders(found))
-    first = float(race["target"].max())
-    near = race[race["target"] == first]
-    ratios = near["ratio"].dropna()
-    numbers = "; ".join(
-        f"{row['problem']}: {times(row['ratio'])}"
-        for _, row in near.iterrows()
-        if row["ratio"] == row["ratio"]
-    )
-    median: Verdict = "undecided" if ratios.empty else "holds" if ratios.median() >= FASTER else "fails"
-    slower = [row["problem"] for _, row in race.iterrows() if row["ratio"] < 1]
-    never: Verdict = "undecided" if race["ratio"].dropna().empty else "fails" if slower else "holds"
-    wrong = found[(found["kind"] == OURS) & (found["wrong"] != "")]
-    honest: Verdict = "fails" if wrong["silent"].any() else "holds"
+    ours = found[(found["kind"] == OURS) & (found["status"] != "skipped")]
+    return [*_speed(race), _own_honesty(ours)] if len(ours) else []
+
+
+def _speed(race: pd.DataFrame) -> list[Conclusion]:
+    first = race["target"].max()
+    known = race[race["ratio"].notna()]
+    near = known[known["target"] == first]
+    median = near["ratio"].median()
+    each = "; ".join(f"{row['problem']} {times(row['ratio'])}" for _, row in near.iterrows())
+    slower = [
+        f"{row['problem']} to {target_text(row['target'])} ({times(row['ratio'])})"
+        for _, row in known.iterrows()
+        if row["ratio"] < 1
+    ]
+    fast: Verdict = "undecided" if near.empty else "holds" if median >= FASTER else "fails"
+    never: Verdict = "undecided" if known.empty else "fails" if slower else "holds"
+    least = "nobody gets there" if known.empty else f"least {times(known['ratio'].min())}"
     return [
         Conclusion(
             f"Our best solver reaches {target_text(first)} at least {FASTER:g} times as fast as the best of "
             "the other libraries, in the median over problems",
-            "", median, f"median {times(ratios.median())} ({numbers})" if len(ratios) else "none got there",
+            "", fast, "nobody gets there" if near.empty else f"median {times(median)}: {each}",
         ),
         Conclusion(
-            "To no target is it slower", "", never,
-            f"slower on {listed(in_order(slower))}" if slower else f"least {times(race['ratio'].min())}",
-        ),
-        Conclusion(
-            "When an answer of ours is wrong, its status says so", "", honest,
-            f"{count(len(wrong))} of {count((found['kind'] == OURS).sum())} answers are worse than nothing "
-            f"or break a promise, {count(wrong['silent'].sum())} of them unsaid",
+            "To no target is it slower", "", never, f"slower on {listed(slower)}" if slower else least
         ),
     ]  # fmt: skip
 
 
+def _own_honesty(ours: pd.DataFrame) -> Conclusion:
+    wrong = ours[ours["wrong"] != ""]
+    silent = int(wrong["silent"].sum())
+    return Conclusion(
+        "When an answer of ours is wrong, its status says so", "", "fails" if silent else "holds",
+        f"{count(len(wrong))} of {count(len(ours))} answers are worse than nothing or break a promise, "
+        f"{count(silent)} of them unsaid",
+    )  # fmt: skip
+
+
 def _race(race: pd.DataFrame) -> str:
-    ratios = race["ratio"].dropna()
-    told = [f"Median {times(ratios.median())}, least {times(ratios.min())}."] if len(ratios) else []
-    for _, row in race.iterrows():
-        ours = f"{row['ours']} in {duration(row['seconds'])}" if row["ours"] else "no solver of ours"
-        theirs = "no other"
-        if row["their_name"]:
-            theirs = f"the best other {row['their_name']} in {duration(row['their_seconds'])}"
-        ratio = ""
-        if row["ours"] and row["their_name"]:
-            ratio = f": {times(row['ratio'])} as long, for {times(row['work_ratio'])} the work"
-        told.append(f"{row['problem']}: {ours}, {theirs}{ratio}.")
+    there = race[race["ratio"].notna()]
+    both = there[(there["ratio"] > 0) & (there["ratio"] < math.inf)]
+    told = []
+    if len(both) == 1:
+        (row,) = both.to_dict("records")
+        told.append(
+            f"The best other library takes {times(row['ratio'])} as long as ours, for "
+            f"{times(row['work_ratio'])} the work."
+        )
+    elif len(both):
+        least, most = (both.loc[each] for each in (both["ratio"].idxmin(), both["ratio"].idxmax()))
+        told.append(
+            f"The best other library takes from {times(least['ratio'])} ({least['problem']}) to "
+            f"{times(most['ratio'])} ({most['problem']}) as long as ours, in the median over problems "
+            f"{times(there['ratio'].median())}."
+        )
+    for ratio, who in ((math.inf, "no other library"), (0.0, "none of ours")):
+        problems = there.loc[there["ratio"] == ratio, "problem"]
+        if len(problems):
+            told.append(f"On {listed(list(problems))} {who} gets there.")
+    nobody = race.loc[race["ratio"].isna(), "problem"]
+    if len(nobody):
+        told.append(f"On {listed(list(nobody))} nobody gets there.")
     return " ".join(told)
 
 
@@ -81,23 +102,20 @@ def _honesty(found: pd.DataFrame) -> str:
     told = []
     for library in in_order(found["library"]):
         own = found[(found["library"] == library) & (found["status"] != "skipped")]
-        wrong = own[own["wrong"] != ""]
-        stopped = own[(own["status"] == "budget_spent") & own["error"].isna()]
-        if own.empty or (wrong.empty and stopped.empty):
-            continue
-        parts = []
-        if len(wrong):
-            broken = int((wrong["wrong"] == "promise broken").sum())
-            what = [f"{len(wrong) - broken} worse than x = 0"] if len(wrong) > broken else []
-            what += [f"{broken} with a residual above the promised one"] if broken else []
-            parts.append(f"{listed(what)}, {int(wrong['silent'].sum())} of these without a word")
-        if len(stopped):
-            parts.append(f"{len(stopped)} stopped for want of time")
-        told.append(f"{library}: of {len(own)} answers {'; '.join(parts)}.")
+        wrong, stopped = own[own["wrong"] != ""], int(own["stopped"].sum())
+        broken = int((wrong["wrong"] == "promise broken").sum())
+        parts = [f"{len(wrong) - broken} ended worse than x = 0"] if len(wrong) > broken else []
+        parts += [f"{broken} with a residual above the promised one"] if broken else []
+        if parts:
+            parts = [f"{listed(parts)}, {int(wrong['silent'].sum())} of these without a word"]
+        parts += [f"{stopped} ran out of time"] if stopped else []
+        if parts:
+            told.append(f"{library}: of {len(own)} solves {'; '.join(parts)}.")
     return " ".join(told) or "No answer was worse than x = 0, and none broke a promise."
 
 
 def _left_out(found: pd.DataFrame) -> str:
+    """What is not installed; why else a solver was skipped stands with its problem."""
     skipped = found[(found["status"] == "skipped") & (found["library"] != PACKAGE)]
     absent = [
         each for each in in_order(skipped["reason"]) if "not installed" in each or "supported is" in each
