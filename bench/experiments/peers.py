@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import functools
 import math
-import sys
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -26,12 +26,12 @@ from problems import Problem
 from problems.spectrum.lanczos import lanczos
 from problems.validation import unknown
 from reports.peers import build_peers
-from solvers import Breakdown, Divergence, Record, Solution, Solver
+from solvers import Breakdown, Divergence, Record, Solution, Solver, Status
 from solvers.cg import ConjugateGradient
 from solvers.lissa import LiSSA
 from solvers.minres import MINRES
 from solvers.peers.advice import Advice
-from solvers.peers.library import Library
+from solvers.peers.library import Library, library_of
 from solvers.solution import worst
 
 OURS, DEFAULT, TUNED = "ours", "default", "tuned"
@@ -50,6 +50,12 @@ LEAST = 1e-13
 # history has the time to each target.
 BEYOND = 0.5
 
+
+# Of two problems that have nothing in common: what is set alike for both is set without advice.
+EXTREMES = (
+    Advice(0.5, 1.0, 2.0, 0.1, 3, 5, 0.25, 7, 11, 2),
+    Advice(1e-3, 0.01, 100.0, 1e-4, 30, 500, 1e-3, 70, 1100, 20),
+)
 
 # Columns of the rows of the other kind.
 _NO_REPRODUCTION = dict.fromkeys(
@@ -71,9 +77,9 @@ class Peers(Study):
     """Seconds, work and memory to each of `targets`, and whether a wrong answer is called so.
 
     `ours` are this package's solvers, in which {target} stands for each target in turn; others run on beyond
-    the nearest. Of every other library all solvers run as they come, and, where they have settings to choose,
-    with ours translated. A solve ends after `max_seconds`; one whose turn took more than `once_seconds` is
-    not repeated under the other seeds.
+    the nearest. Of every other library, or of `libraries`, all solvers run as they come, and, where they have
+    settings to choose, with ours translated. A solve ends after `max_seconds`, or where it does not look at
+    the clock after twice that.
     """
 
     title: ClassVar[str] = "Other libraries, side by side"
@@ -82,7 +88,10 @@ class Peers(Study):
         "long each takes to an answer of a given accuracy, and whether it says so when its answer is wrong."
     )
     scales: ClassVar[Mapping[str, Scale]] = {
-        "quick": Scale(("softmax_regression:training_size=300,pooling=2",), parameters={"max_seconds": 10.0}),
+        # With that λ series and recursions end in seconds, too.
+        "quick": Scale(
+            ("softmax_regression:training_size=300,pooling=2,damping=0.01",), parameters={"max_seconds": 5.0}
+        ),
         "small": Scale(
             (
                 "softmax_regression",
@@ -131,12 +140,13 @@ class Peers(Study):
         for text in self.ours:
             goals = self._goals if "{target}" in text else [""]
             found += [_piece("ihvp-bench", OURS, text, goal) for goal in goals]
-        for library, name, cls in _peers():
-            if self.libraries and library.distribution not in self.libraries:
-                continue
+        for library, name, cls in _peers(self.libraries):
             found.append(_piece(library.distribution, DEFAULT, name, ""))
-            if hasattr(cls, "tuned") or "tolerance" in {each.name for each in fields(cls)}:
+            tunings = [_tuned(cls, advice) for advice in EXTREMES]
+            if tunings[0] != tunings[1]:
                 found += [_piece(library.distribution, TUNED, name, goal) for goal in self._goals]
+            elif tunings[0] != cls():
+                found.append(_piece(library.distribution, TUNED, name, ""))
         return [*found, _piece("", REPRODUCTIONS, REPRODUCTIONS, "")]
 
     @property
@@ -144,7 +154,7 @@ class Peers(Study):
         return [f"{target:g}" for target in self.targets]
 
     def prepare(self, problem: Problem, on_progress: OnProgress) -> Prepared:
-        _warm_up()
+        _warm_up(self.libraries)
         nearest = min(self.targets)
         problem = with_reference(problem, on_progress, error=CLOSER * nearest)
         _ = problem.reference
@@ -160,7 +170,7 @@ class Peers(Study):
         solver = self._solver(piece, prepared)
         on_progress(str(solver), 0)
         problem.operator.forget()
-        stopped, solution = "", None
+        solution, began = None, time.monotonic()
         with PeakMemory(problem.operator.device) as before:
             pass
         with PeakMemory(problem.operator.device) as peak:
@@ -168,8 +178,12 @@ class Peers(Study):
                 with limited(2 * self.max_seconds):
                     solution = solvers.solve(problem, solver, seed=seed, max_seconds=self.max_seconds)
             except TimeUp:
-                stopped = f"it did not come back within {2 * self.max_seconds:g} s"
-        row = _outcome(solution, stopped) | {
+                pass
+        # What is interrupted inside of TorchScript or C++ says so in an exception of its own.
+        failed = solution is not None and solution.status is Status.FAILED
+        if failed and time.monotonic() - began >= 2 * self.max_seconds:
+            solution = None
+        row = _outcome(solution, 2 * self.max_seconds) | {
             "settings": str(solver),
             "promised": number(solver.promised_tolerance),
             "peak_memory_bytes": max(0.0, peak.bytes - before.bytes),
@@ -182,35 +196,41 @@ class Peers(Study):
 
     def _solver(self, piece: Piece, prepared: Prepared) -> Solver:
         """The piece's solver with its settings: as they come, or by what is known of the problem."""
-        nearest = prepared.advice[min(self.targets)]
+        goal = piece["goal"]
+        advice = prepared.advice[self.targets[self._goals.index(goal)] if goal else min(self.targets)]
         if piece["kind"] == OURS:
-            found = solver_of(piece["solver"].replace("{target}", piece["goal"]))
-            if found.promised_tolerance is None:
+            found = solver_of(piece["solver"].replace("{target}", goal))
+            if goal or found.promised_tolerance is None:
                 return found
-            return replace(found, tolerance=BEYOND * nearest.tolerance)  # type: ignore[call-arg]
+            return replace(found, tolerance=BEYOND * advice.tolerance)  # type: ignore[call-arg]
         cls = solvers.find(piece["solver"])
-        if piece["kind"] == DEFAULT:
-            return cls()
-        advice = prepared.advice[self.targets[self._goals.index(piece["goal"])]]
-        tuned = getattr(cls, "tuned", None)
-        return tuned(advice) if tuned else cls(tolerance=advice.tolerance)  # type: ignore[call-arg]
+        return cls() if piece["kind"] == DEFAULT else _tuned(cls, advice)
 
 
 def _piece(library: str, kind: str, solver: str, goal: str) -> Piece:
     return {"library": library, "kind": kind, "solver": solver, "goal": goal}
 
 
-def _peers() -> Iterator[tuple[Library, str, type[Solver]]]:
-    """Every solver of another library, by the file that it is found in."""
+def _peers(distributions: Sequence[str] = ()) -> Iterator[tuple[Library, str, type[Solver]]]:
+    """Every solver of these libraries, by default of every other one."""
     for name, cls in solvers.available().items():
-        if name.startswith("scipy_"):
-            yield SCIPY, name, cls
-        elif cls.__module__.startswith("solvers.peers."):
-            yield sys.modules[cls.__module__].LIBRARY, name, cls
+        library = SCIPY if name.startswith("scipy_") else library_of(cls)
+        if library and (not distributions or library.distribution in distributions):
+            yield library, name, cls
 
 
 def _libraries() -> list[Library]:
     return list(dict.fromkeys(library for library, _, _ in _peers()))
+
+
+def _tuned(cls: type[Solver], advice: Advice) -> Solver:
+    """With our settings translated; as it comes where there is nothing to set."""
+    tuned: Callable[[Advice], Solver] | None = getattr(cls, "tuned", None)
+    if tuned:
+        return tuned(advice)
+    if "tolerance" in {each.name for each in fields(cls)}:
+        return cls(tolerance=advice.tolerance)  # type: ignore[call-arg]
+    return cls()
 
 
 @functools.cache
@@ -219,13 +239,12 @@ def _versions() -> dict[str, str]:
 
 
 @functools.cache
-def _warm_up() -> None:
-    """Imports take seconds, which are no solver's: every library solves something small once."""
+def _warm_up(distributions: tuple[str, ...]) -> None:
+    """Imports take seconds, which are no solver's: each of these libraries solves something small once."""
     small = problems.load("softmax_regression", training_size=40, pooling=4, num_queries=2)
     advice = _advice(small, 0.1)
-    for _, _, cls in _peers():
-        solver = getattr(cls, "tuned", lambda advice, cls=cls: cls())(advice)
-        solvers.solve(small, solver, max_seconds=5)
+    for _, _, cls in _peers(distributions):
+        solvers.solve(small, _tuned(cls, advice), max_seconds=5)
 
 
 def _advice(problem: Problem, target: float) -> Advice:
@@ -336,14 +355,20 @@ def _to_target(solution: Solution | None, piece: Piece, target: float) -> Row:
     return row
 
 
-def _outcome(solution: Solution | None, stopped: str) -> Row:
+def _outcome(solution: Solution | None, limit: float) -> Row:
+    """How a solve ended, None being one that had to be stopped after `limit` seconds."""
     if solution is None:
         found: Row = dict.fromkeys(("error", "residual", "setup_seconds", "solve_seconds", "work"), NAN)
-        return found | {"status": "budget_spent", "reason": stopped, "said": "", "steps": NAN}
+        reason = f"it did not come back within {limit:g} s"
+        return found | {"status": str(Status.BUDGET_SPENT), "reason": reason, "said": "", "steps": NAN}
+    said = list(solution.diagnostics.get("said", []))
+    if solution.status is Status.DIVERGED and solution.x is None:
+        # Found by the solver itself, or by an exception of its library's.
+        said.append(solution.reason)
     return {
         "status": str(solution.status),
         "reason": solution.reason,
-        "said": "; ".join(solution.diagnostics.get("said", [])),
+        "said": "; ".join(said),
         "error": number(worst(solution.error)),
         "residual": number(worst(solution.residual)),
         "setup_seconds": solution.setup_seconds,
