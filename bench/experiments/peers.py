@@ -26,7 +26,7 @@ from problems import Problem
 from problems.spectrum.lanczos import lanczos
 from problems.validation import unknown
 from reports.peers import build_peers
-from solvers import Breakdown, Divergence, Record, Solution, Solver, Status
+from solvers import Breakdown, Record, Solution, Solver, Status
 from solvers.cg import ConjugateGradient
 from solvers.lissa import LiSSA
 from solvers.minres import MINRES
@@ -249,12 +249,15 @@ def _warm_up(distributions: tuple[str, ...]) -> None:
 
 def _advice(problem: Problem, target: float) -> Advice:
     """What a relative error of `target` takes, measured with the reference at hand."""
-    largest, rank = _spectrum(problem, target)
+    eigenvalues = _eigenvalues(problem)
+    smallest, largest = float(eigenvalues[0]), float(eigenvalues[-1])
     tolerance, cg_steps = _krylov(problem, target)
     total = largest + problem.damping
-    # The error falls as (1 − ηλ)ᵗ where b has a part in the least curved direction, and no slower elsewhere.
-    terms = math.ceil(math.log(1 / target) * total / problem.damping)
-    if problem.is_dense:
+    # The error falls as (1 − η(λ_min + λ))ᵗ where b has a part in the least curved direction, and no slower
+    # elsewhere. Where that grows no number of terms will do.
+    slowest = problem.damping + min(smallest, 0.0)
+    terms = math.ceil(math.log(1 / target) * total / (slowest if slowest > 0 else problem.damping))
+    if problem.is_dense and slowest > 0:
         terms = _series_terms(problem, target, 1 / total, terms)
     step_size, batch_size, num_steps = _lissa(problem, target)
     return Advice(
@@ -267,20 +270,18 @@ def _advice(problem: Problem, target: float) -> Advice:
         step_size=step_size or 1 / total,
         batch_size=batch_size or problem.operator.num_examples,
         num_steps=num_steps or terms,
-        rank=rank,
+        # Parts of x that are smaller than that can be left out.
+        rank=max(1, int((eigenvalues.abs() > target * problem.damping).sum())),
     )
 
 
-def _spectrum(problem: Problem, target: float) -> tuple[float, int]:
-    """λ_max, and how many eigenvalues are above target · λ: those whose parts of x cannot be left out."""
-    least = target * problem.damping
+def _eigenvalues(problem: Problem) -> torch.Tensor:
+    """All of H, ascending, float64; of a large one Ritz values, which have its ends."""
     if problem.eigenvalues is not None:
-        values = problem.eigenvalues
-    else:
-        start = torch.randn(problem.size, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-        *_, last = lanczos(problem.operator, start.to(problem.columns(slice(0, 1))), LANCZOS_STEPS)
-        values = last.eigen[0]
-    return float(values[-1]), max(1, int((values > least).sum()))
+        return problem.eigenvalues
+    start = torch.randn(problem.size, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    *_, last = lanczos(problem.operator, start.to(problem.columns(slice(0, 1))), LANCZOS_STEPS)
+    return last.eigen[0]
 
 
 def _krylov(problem: Problem, target: float) -> tuple[float, int]:
@@ -313,8 +314,6 @@ def _series_terms(problem: Problem, target: float, step_size: float, most: int) 
     def error(terms: int) -> float:
         return float(((growth**terms * parts).norm(dim=0) / parts.norm(dim=0)).max())
 
-    if error(most) > target:  # H + λI is indefinite, and no number of terms will do
-        return most
     low, high = 0, most
     while high - low > 1:
         middle = (low + high) // 2
@@ -324,11 +323,7 @@ def _series_terms(problem: Problem, target: float, step_size: float, most: int) 
 
 def _lissa(problem: Problem, target: float) -> tuple[float, int, int]:
     """η, b and T that our LiSSA chooses; zeros where it finds none."""
-    try:
-        solution = solvers.solve(problem, LiSSA(target=target), compare=False, max_steps=1)
-    except (Breakdown, Divergence):
-        return 0.0, 0, 0
-    told = solution.diagnostics
+    told = solvers.solve(problem, LiSSA(target=target), compare=False, max_steps=1).diagnostics
     if "step_size" not in told:
         return 0.0, 0, 0
     batch = told["batch_size"]
