@@ -16,14 +16,16 @@ from problems.operators.curvature import Batch, BlockProduct, Parameters, Retain
 from problems.operators.micro_batches import is_out_of_memory
 from problems.operators.retained import NotRetained, Retained, retained
 
-# Recording takes as long as some ten products; for fewer than these it would not pay. A count and not a
-# clock decides, so that a run takes the same path every time.
-RECORD_AFTER = 16
-# Where one vector's multiplications, about examples × p, are fewer than this, their kernels are shorter than
-# the time to launch them, and several vectors go through the network together. Larger ones go one by
-# one: on the CPU that is faster, since their intermediates stay in the cache, and takes less memory.
-BLOCK_MULTIPLICATIONS = 2**24
-LARGEST_BLOCK = 64
+# Recording takes as long as ten to forty products, and saves a third of each: for fewer than these it would
+# not pay. A count and not a clock decides, so that a run takes the same path every time.
+RECORD_AFTER = 48
+# As many vectors go through the network together as take so many multiplications, about examples × p each.
+# Larger ones go one by one: on the CPU that is as fast or faster, since their intermediates stay in the cache,
+# and takes less memory.
+BLOCK_MULTIPLICATIONS = 2**27
+LARGEST_BLOCK = 16
+# Where one vector has fewer than this, its kernels are shorter than the time to launch them.
+LAUNCH_MULTIPLICATIONS = 2**24
 # The length of block under which a forward pass is kept that serves blocks of any.
 ANY = 0
 
@@ -166,7 +168,7 @@ def _bytes(tensors: list[Tensor], apart_from: list[Tensor]) -> int:
 
 def is_small(units: float, parameters: int) -> bool:
     """Whether a network of `parameters` on so many examples or tokens takes less time than launching it."""
-    return units * parameters < BLOCK_MULTIPLICATIONS
+    return units * parameters < LAUNCH_MULTIPLICATIONS
 
 
 def block_size(units: float, parameters: int, vectors: int) -> int:
