@@ -113,7 +113,7 @@ class Peers(Study):
         "block_cg",
         "cg:preconditioner=ekfac",
         "block_cg:preconditioner=ekfac",
-        "cg:preconditioner=nystrom",
+        "block_cg:preconditioner=ekfac(labels=sampled)",
         "exact",
         "ekfac",
     )
