@@ -7,12 +7,12 @@ and leaves LIBRARY, `expected`, `got` and `differs` behind.
 from __future__ import annotations
 
 import ast
-import contextlib
 import functools
 import importlib.metadata
 import io
 import runpy
 import warnings
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -56,8 +56,9 @@ def reproduce(path: Path) -> Reproduction:
     try:
         version = importlib.metadata.version(known["library"])
     except importlib.metadata.PackageNotFoundError:
-        return Reproduction(**known, missing=f"{known['library']} is not installed: `make peers`")
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        return Reproduction(**known, missing=f"{known['library']} is not installed")
+    silent = io.StringIO()
+    with warnings.catch_warnings(), redirect_stdout(silent), redirect_stderr(silent):
         warnings.simplefilter("ignore")
         try:
             left = runpy.run_path(str(path))
