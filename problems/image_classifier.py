@@ -139,7 +139,7 @@ class ImageClassifier(ProblemFamily):
 
     @classmethod
     def examples(cls) -> Sequence[ImageClassifier]:
-        small = cls(width=2, training_size=60, epochs=5, num_queries=3, damping=0.1)
+        small = cls(width=2, training_size=60, epochs=5, num_queries=3, damping=0.3)
         return (small, replace(small, curvature="hessian", damping=3.0))
 
     def footprint(self) -> Footprint:

@@ -113,7 +113,7 @@ def _network(dtype: torch.dtype, outputs_times: float = 1.0) -> Problem:
 
     data, queries = draw(12), draw(2)
     model = nn.Sequential(network, _Times(outputs_times)).eval().to(dtype)
-    return problems.from_model(model, "mse", data, queries, damping=0.1, name="network")
+    return problems.from_model(model, "mse", data, queries, damping=0.3, name="network")
 
 
 def _scaled_network(factor: float) -> Problem:
