@@ -539,7 +539,7 @@ class NetworkOperator(CurvatureOperator):
                 and not self._kept.is_full
                 and self.function.precision == "full"
                 and self.micro_batches.is_roomy(Size(len(self.indices), size.vectors))
-                and is_small(len(positions) * self.shared.mean_count, self.shape[0])
+                and is_small(len(positions) * self.work.forward_multiplications)
             )
             self.shared.recorder.add_products(
                 self.function.parameters, batch, vectors, total, linearised, size.vectors, again

@@ -24,7 +24,7 @@ RECORD_AFTER = 48
 # and takes less memory.
 BLOCK_MULTIPLICATIONS = 2**27
 LARGEST_BLOCK = 16
-# Where one vector has fewer than this, its kernels are shorter than the time to launch them.
+# Where a forward pass has fewer than this, its kernels are shorter than the time to launch them.
 LAUNCH_MULTIPLICATIONS = 2**24
 # The length of block under which a forward pass is kept that serves blocks of any.
 ANY = 0
@@ -166,9 +166,9 @@ def _bytes(tensors: list[Tensor], apart_from: list[Tensor]) -> int:
     return sum(storages.values())
 
 
-def is_small(units: float, parameters: int) -> bool:
-    """Whether a network of `parameters` on so many examples or tokens takes less time than launching it."""
-    return units * parameters < LAUNCH_MULTIPLICATIONS
+def is_small(multiplications: float) -> bool:
+    """Whether a forward pass of so many multiplications takes less time than launching it."""
+    return multiplications < LAUNCH_MULTIPLICATIONS
 
 
 def block_size(units: float, parameters: int, vectors: int) -> int:
