@@ -97,11 +97,12 @@ class Peers(Study):
                 "softmax_regression",
                 "image_classifier",
                 "image_classifier:curvature=hessian,damping=0.1",
-                "resnet18:data=digits,width=4,training_size=500,curvature_size=500,epochs=20,damping=0.1",
-                "resnet18:data=digits,width=4,training_size=500,curvature_size=500,epochs=20,damping=0.1,"
+                "resnet18:data=digits,width=4,training_size=500,curvature_size=200,epochs=20,damping=0.1",
+                "resnet18:data=digits,width=4,training_size=500,curvature_size=200,epochs=20,damping=0.1,"
                 "curvature=hessian",
             ),
-            seeds=3,
+            seeds=2,
+            parameters={"max_seconds": 20.0},
         ),
     }
 
@@ -275,6 +276,7 @@ def _advice(problem: Problem, target: float) -> Advice:
     )
 
 
+@functools.lru_cache(maxsize=1)
 def _eigenvalues(problem: Problem) -> torch.Tensor:
     """All of H, ascending, float64; of a large one Ritz values, which have its ends."""
     if problem.eigenvalues is not None:
