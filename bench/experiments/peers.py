@@ -97,12 +97,12 @@ class Peers(Study):
                 "softmax_regression",
                 "image_classifier",
                 "image_classifier:curvature=hessian,damping=0.1",
-                "resnet18:data=digits,width=4,training_size=500,curvature_size=200,epochs=20,damping=0.1",
-                "resnet18:data=digits,width=4,training_size=500,curvature_size=200,epochs=20,damping=0.1,"
+                "resnet18:data=digits,width=4,training_size=500,curvature_size=100,epochs=20,damping=0.1",
+                "resnet18:data=digits,width=4,training_size=500,curvature_size=100,epochs=20,damping=0.1,"
                 "curvature=hessian",
             ),
             seeds=2,
-            parameters={"max_seconds": 20.0},
+            parameters={"max_seconds": 10.0},
         ),
     }
 
