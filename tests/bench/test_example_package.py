@@ -63,22 +63,12 @@ def test_it_is_checked(
     assert "15 passed, 0 failed, 0 skipped" in found
 
 
-def test_it_runs(site: Path, tmp_path: Path) -> None:
-    finished = run_with(
-        site,
-        tmp_path,
-        "run",
-        "-s",
-        "acme_minimal_residual",
-        "-s",
-        "cg",
-        "-p",
-        "acme_path_graph",
-        "--out",
-        "run",
-    )
-    assert finished.returncode == 0, finished.stderr
-    assert "acme_minimal_residual" in (tmp_path / "run" / "report" / "tables" / "comparison.csv").read_text()
+def test_it_runs(site: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(site)
+    out = tmp_path / "run"
+    asked = ("-s", "acme_minimal_residual", "-s", "cg", "-p", "acme_path_graph", "--out", str(out))
+    assert invoke("run", *asked, monkeypatch=monkeypatch) == 0
+    assert "acme_minimal_residual" in (out / "report" / "tables" / "comparison.csv").read_text()
 
 
 def test_a_broken_package_is_named_and_all_else_goes_on(site: Path, tmp_path: Path) -> None:
