@@ -20,6 +20,8 @@ BLACK = "0.1"
 # Beyond this a curve of the profile says only that others are far faster.
 LIMIT = 100.0
 MARKERS = "oosD^v"
+# Inches of all panels together.
+NARROWEST = 6.0
 
 
 def seconds_figure(rows: pd.DataFrame) -> Figure:
@@ -32,7 +34,9 @@ def seconds_figure(rows: pd.DataFrame) -> Figure:
     names = _names(table)
     colour = colours(in_order(table["library"]))
     library = dict(zip(table["name"], table["library"], strict=True))
-    figure = Figure(figsize=(2.6 + 2.3 * len(problems), 1.4 + 0.2 * len(names)), layout="constrained")
+    figure = Figure(
+        figsize=(2.6 + max(2.3 * len(problems), NARROWEST), 1.4 + 0.2 * len(names)), layout="constrained"
+    )
     axes = figure.subplots(1, len(problems), squeeze=False, sharey=True)[0]
     height = {name: place for place, name in enumerate(reversed(names))}
     for ax, problem in zip(axes, problems, strict=True):

@@ -251,16 +251,14 @@ def _warm_up(distributions: tuple[str, ...]) -> None:
 def _advice(problem: Problem, target: float) -> Advice:
     """What a relative error of `target` takes, measured with the reference at hand."""
     eigenvalues = _eigenvalues(problem)
-    smallest, largest = float(eigenvalues[0]), float(eigenvalues[-1])
+    largest = float(eigenvalues[-1])
     tolerance, cg_steps = _krylov(problem, target)
     total = largest + problem.damping
-    # The error falls as (1 − η(λ_min + λ))ᵗ where b has a part in the least curved direction, and no slower
-    # elsewhere. Where that grows no number of terms will do.
-    slowest = problem.damping + min(smallest, 0.0)
-    terms = math.ceil(math.log(1 / target) * total / (slowest if slowest > 0 else problem.damping))
-    if problem.is_dense and slowest > 0:
-        terms = _series_terms(problem, target, 1 / total, terms)
+    terms = _series_terms(problem, eigenvalues, target, 1 / total)
     step_size, batch_size, num_steps = _lissa(problem, target)
+    if step_size:
+        # Ours starts from b/λ, from where it may take fewer than from 0.
+        num_steps = max(num_steps, _series_terms(problem, eigenvalues, target, step_size))
     return Advice(
         target=target,
         damping=problem.damping,
@@ -276,7 +274,6 @@ def _advice(problem: Problem, target: float) -> Advice:
     )
 
 
-@functools.lru_cache(maxsize=1)
 def _eigenvalues(problem: Problem) -> torch.Tensor:
     """All of H, ascending, float64; of a large one Ritz values, which have its ends."""
     if problem.eigenvalues is not None:
@@ -306,15 +303,23 @@ def _krylov(problem: Problem, target: float) -> tuple[float, int]:
     return target, problem.size
 
 
-def _series_terms(problem: Problem, target: float, step_size: float, most: int) -> int:
-    """The least number of terms of the Neumann series with the target's error, in closed form."""
+def _series_terms(problem: Problem, eigenvalues: torch.Tensor, target: float, step_size: float) -> int:
+    """The least number of terms of the Neumann series with the target's error; of a large problem a bound."""
+    # H may have 0 for an eigenvalue beside its Ritz values. A part of x is off by (1 − η(σ + λ))ᵗ.
+    ends = torch.stack([eigenvalues[0].clamp_max(0), eigenvalues[-1]])
+    growth = float((1 - step_size * (ends + problem.damping)).abs().max())
+    if growth >= 1:  # no number of terms will do: as many as where no eigenvalue is below 0
+        return math.ceil(math.log(1 / target) / (step_size * problem.damping))
+    most = math.ceil(math.log(target) / math.log(max(growth, LEAST)))
+    if not problem.is_dense:
+        return most
     values, vectors = problem.ground_truth.eigen
     assert problem.reference is not None
     parts = vectors.T @ problem.reference
-    growth = (1 - step_size * (values + problem.damping)).abs()[:, None]
+    growths = (1 - step_size * (values + problem.damping)).abs()[:, None]
 
     def error(terms: int) -> float:
-        return float(((growth**terms * parts).norm(dim=0) / parts.norm(dim=0)).max())
+        return float(((growths**terms * parts).norm(dim=0) / parts.norm(dim=0)).max())
 
     low, high = 0, most
     while high - low > 1:

@@ -13,8 +13,9 @@ class Advice:
     the one that these make. They are as good as can be known, with the solution at hand: `tolerance` is the
     relative residual, and `cg_steps` the number of steps, at which conjugate gradients first have that error;
     `series_terms` the same of the Neumann series with step size 1/(λ_max + λ). `step_size` η, `batch_size`
-    b and `num_steps` T are those that self-tuned LiSSA chose, and `rank` the number of eigenvalues that are
-    larger than target · λ, without which x would be off by more.
+    b and `num_steps` T are those that self-tuned LiSSA chose, T what it takes from x = 0 where that is more,
+    and `rank` the number of eigenvalues that are larger than target · λ, without which x would be off by
+    more.
     """
 
     target: float

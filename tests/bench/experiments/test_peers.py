@@ -294,6 +294,17 @@ class TestAdvice:
         )
         assert float(off(x - start @ x, x).max()) <= 1e-2
 
+    @pytest.mark.parametrize("target", [1e-2, 1e-4])
+    def test_lissas_steps_are_enough_from_a_start_of_zero(
+        self, problem: Problem, target: float, advise: Advise
+    ) -> None:
+        advice = advise(problem, target)
+        matrix, wanted = dense(problem)
+        x = torch.zeros_like(wanted)
+        for _ in range(advice.num_steps):
+            x = x - advice.step_size * (matrix @ x - problem.columns())
+        assert float(off(x, wanted).max()) <= target
+
     def test_lissas_settings_are_stable_ones(self, problem: Problem, advise: Advise) -> None:
         advice = advise(problem, 1e-2)
         largest = float(torch.linalg.eigvalsh(dense(problem)[0])[-1])
