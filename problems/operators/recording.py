@@ -20,8 +20,8 @@ from problems.operators.retained import NotRetained, Retained, retained
 # not pay. A count and not a clock decides, so that a run takes the same path every time.
 RECORD_AFTER = 48
 # As many vectors go through the network together as take so many multiplications, about examples × p each.
-# Larger ones go one by one: on the CPU that is as fast or faster, since their intermediates stay in the cache,
-# and takes less memory.
+# Larger ones go one by one: on the CPU that is as fast, since their intermediates stay in the cache, and
+# takes less memory.
 BLOCK_MULTIPLICATIONS = 2**27
 LARGEST_BLOCK = 16
 # Where a forward pass has fewer than this, its kernels are shorter than the time to launch them.
