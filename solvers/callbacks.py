@@ -7,6 +7,8 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
+import torch
+
 T = TypeVar("T")
 
 
@@ -17,13 +19,14 @@ class _Stop(BaseException):
 def iterate_callbacks(run: Callable[[Callable[[T], None]], None]) -> Iterator[T]:
     """Yield, one by one, what `run(callback)` passes to its callback.
 
-    `run` works in a thread of its own and stands still between two values, so that the consumer's clock and
-    budgets hold for it as for any generator; closing the generator ends it at its next callback. An
-    exception in `run` is raised here.
+    `run` works in a thread of its own, with as many of torch's as here, and stands still between two values,
+    so that the consumer's clock and budgets hold for it as for any generator; closing the generator ends it
+    at its next callback. An exception in `run` is raised here.
     """
     values: queue.SimpleQueue[tuple[str, object]] = queue.SimpleQueue()
     resume = threading.Semaphore(0)
     stopping = False
+    threads = torch.get_num_threads()
 
     def callback(value: T) -> None:
         values.put(("value", value))
@@ -32,6 +35,8 @@ def iterate_callbacks(run: Callable[[Callable[[T], None]], None]) -> Iterator[T]
             raise _Stop
 
     def work() -> None:
+        # Until it is told, OpenMP's own number holds in a new thread: all cores.
+        torch.set_num_threads(threads)
         resume.acquire()
         try:
             if not stopping:

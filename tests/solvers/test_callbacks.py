@@ -2,6 +2,7 @@ import threading
 from collections.abc import Callable
 
 import pytest
+from threadpoolctl import threadpool_info
 
 from solvers.callbacks import iterate_callbacks
 
@@ -53,3 +54,15 @@ def test_exceptions_reach_the_consumer() -> None:
 
 def test_a_routine_that_reports_nothing_yields_nothing() -> None:
     assert list(iterate_callbacks(lambda callback: None)) == []
+
+
+def test_a_routine_computes_with_as_many_threads_as_its_caller() -> None:
+    """In a new thread OpenMP would take all cores, and wait for them over small tensors a hundred times."""
+
+    def openmp() -> list[int]:
+        return [each["num_threads"] for each in threadpool_info() if each["user_api"] == "openmp"]
+
+    def run(callback: Callable[[list[int]], None]) -> None:
+        callback(openmp())
+
+    assert list(iterate_callbacks(run)) == [openmp()]
