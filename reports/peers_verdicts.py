@@ -83,10 +83,12 @@ def _race(race: pd.DataFrame) -> str:
         )
     elif len(both):
         least, most = (both.loc[each] for each in (both["ratio"].idxmin(), both["ratio"].idxmax()))
+        work, pace = both["work_ratio"].median(), (both["ratio"] / both["work_ratio"]).median()
         told.append(
             f"The best other library takes from {times(least['ratio'])} ({least['problem']}) to "
             f"{times(most['ratio'])} ({most['problem']}) as long as ours, in the median over problems "
-            f"{times(there['ratio'].median())}."
+            f"{times(there['ratio'].median())}. In the median it does {times(work)} the work, and takes "
+            f"{times(pace)} the seconds for the same work."
         )
     for ratio, who in ((math.inf, "no other library"), (0.0, "none of ours")):
         problems = there.loc[there["ratio"] == ratio, "problem"]
