@@ -9,9 +9,15 @@ from problems import Problem, ground_truth
 from solvers.certify import certify
 
 
+def softmax_regression(dtype: torch.dtype = torch.float64, damping: float = 1e-3) -> Problem:
+    """p = 170."""
+    sizes = {"pooling": 2, "training_size": 300}
+    return problems.load("softmax_regression", dtype=dtype, damping=damping, **sizes)
+
+
 @pytest.fixture(params=["softmax_regression", "quadratic"])
 def problem(request: pytest.FixtureRequest) -> Problem:
-    return problems.load(request.param)
+    return softmax_regression() if request.param == "softmax_regression" else problems.load("quadratic")
 
 
 @pytest.fixture
@@ -76,12 +82,12 @@ def test_too_little_work_leaves_the_problem_as_it_is(problem: Problem, out_of_re
 
 def test_what_the_precision_forbids_is_not_claimed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ground_truth, "LARGEST_DENSE", 10)
-    problem = problems.load("softmax_regression", dtype=torch.float32, damping=1e-4)
+    problem = softmax_regression(torch.float32, damping=1e-4)
     assert certify(problem, error=1e-9).reference is None
 
 
 def test_a_dense_reference_and_an_indefinite_matrix_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    dense = problems.load("softmax_regression")
+    dense = softmax_regression()
     assert certify(dense) is dense
     assert dense.reference_error == 0
     monkeypatch.setattr(ground_truth, "LARGEST_DENSE", 10)
