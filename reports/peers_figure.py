@@ -1,5 +1,6 @@
 """The figures of a page on other libraries: seconds to each target, and a performance profile."""
 
+import textwrap
 from typing import Any
 
 import numpy as np
@@ -10,8 +11,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, PercentFormatter
 
-from reports.figures import panel_title
 from reports.formats import duration, target_text
+from reports.paper import plain_label
 from reports.peers_rows import PACKAGE, by_library, contenders, solves
 from reports.rows import in_order
 
@@ -20,6 +21,8 @@ BLACK = "0.1"
 # Beyond this a curve of the profile says only that others are far faster.
 LIMIT = 100.0
 MARKERS = "oosD^v"
+# Of a line of a panel's title.
+LETTERS = 30
 # Inches of all panels together.
 NARROWEST = 6.0
 
@@ -46,7 +49,7 @@ def seconds_figure(rows: pd.DataFrame) -> Figure:
             ax.plot(row["seconds"], height[row["name"]], clip_on=False, **look)
         ax.set_xscale("log")
         ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: duration(value)))
-        ax.set_title(panel_title(problem), loc="left", fontsize=9)
+        ax.set_title(plain_label(textwrap.fill(problem, LETTERS)), loc="left", fontsize=7)
         ax.set_xlabel("seconds, set-up included")
     axes[0].set_yticks([height[name] for name in names], names)
     axes[0].set_ylim(-0.8, len(names) - 0.2)
