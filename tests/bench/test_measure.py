@@ -57,14 +57,14 @@ def test_every_cell_starts_cold() -> None:
 
     class Looks(type(load("identity"))):  # type: ignore[misc]
         def prepare(self, problem: problems.Problem, generator: torch.Generator) -> None:
-            found.append(len(problem.operator.shared.recorder._recordings))  # type: ignore[attr-defined]
+            found.append(len(problem.operator._kept.passes))  # type: ignore[attr-defined]
 
     for solver in (load("cg"), Looks()):
         measure(PlannedCell(0, "s", "x", solver, 0), family, problem, Unit(1.0, 2.0), Budget())
     assert found == [0]
     solve(problem, load("cg"))
     # cg does leave some behind.
-    assert problem.operator.shared.recorder._recordings  # type: ignore[attr-defined]
+    assert problem.operator._kept.passes  # type: ignore[attr-defined]
 
 
 def test_units_are_measured_where_there_is_a_model() -> None:
