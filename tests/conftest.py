@@ -23,7 +23,7 @@ os.environ["OMP_NUM_THREADS"] = "1"
 
 
 # Files that take longest, which begin so that at the end no core waits for another.
-LONGEST = ("test_conformance.py", "test_documents.py", "test_tuned_lissa.py", "test_suite_subjects.py")
+LONGEST = ("test_conformance.py", "test_documents.py", "test_hugging_face.py", "test_suite_subjects.py")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
