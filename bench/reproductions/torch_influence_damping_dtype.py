@@ -36,7 +36,8 @@ module = AutogradInfluenceModule(
 )  # fmt: skip
 
 # The identity that λ multiplies is torch.eye(d), of torch's default dtype, and not of H's.
-expected = 10.0
-got = float(module.inverse_hvp(torch.ones(1, dtype=torch.float64)))
-differs = abs(got - expected) > 1e-10 * expected
-print(f"expected {expected:.12g}, got {got:.12g}")
+inverse = float(module.inverse_hvp(torch.ones(1, dtype=torch.float64)))
+expected = "10.000000000"
+got = f"{inverse:.9f}"
+differs = abs(inverse - 10) > 1e-9
+print(f"expected {expected}, got {got}")
