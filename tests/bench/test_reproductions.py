@@ -49,8 +49,8 @@ def test_a_script_says_what_is_documented_and_what_comes_of_it(path: Path) -> No
     assert re.fullmatch(r"\S[^\n]*\.", title)
     assert blank
     assert documented.startswith("Documented: ")
-    # Each in a statement of its own, not within another.
-    targets = [node.targets[0] for node in tree.body if isinstance(node, ast.Assign)]
+    # In statements of the script itself, and not several names to several values.
+    targets = [target for node in tree.body if isinstance(node, ast.Assign) for target in node.targets]
     assert {ast.unparse(target) for target in targets} >= {"LIBRARY", "expected", "got", "differs"}
     assert any(isinstance(node, ast.Call) and ast.unparse(node.func) == "print" for node in ast.walk(tree))
 
