@@ -20,7 +20,7 @@ def half_square(parameters: Tensor) -> Tensor:
 v = torch.tensor([1.0, 2.0], dtype=torch.float64)
 x = ihvp_at_x_cg(half_square, torch.zeros_like(v), tol=1e-7)(v)[0]
 
-# tol is not used ("noqa: ARG001", and a TODO in the loop): after convergence a step divides 0 by 0.
+# tol is an argument that the loop does not look at: after convergence a step divides 0 by 0.
 expected = str(v.tolist())
 got = str(x.tolist())
 differs = bool(x.isnan().any())

@@ -195,12 +195,10 @@ def _record(product: BlockProduct, parameters: Parameters, batch: Batch, block: 
         if is_out_of_memory(error):
             raise
         return None
-    return recording if _agree(replayed, product(parameters, batch, block)) else None
-
-
-def _agree(found: Tensor, expected: Tensor) -> bool:
-    tolerance = 1e3 * torch.finfo(found.dtype).eps
-    return bool((found - expected).abs().amax() <= tolerance * expected.abs().amax())
+    expected = product(parameters, batch, block)
+    tolerance = 1e3 * torch.finfo(block.dtype).eps
+    agrees = (replayed - expected).abs().amax() <= tolerance * expected.abs().amax()
+    return recording if agrees else None
 
 
 def split(traced: fx.GraphModule) -> Recording:

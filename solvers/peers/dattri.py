@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Self, get_args
 
@@ -22,6 +21,7 @@ from solvers.peers.advice import Advice
 from solvers.peers.layers import layered_network, layers_skip_reason, sampled_losses
 from solvers.peers.library import Library
 from solvers.peers.network import PeerNetwork, listening, network_for, skip_reason
+from solvers.peers.surroundings import default_dtype, drawing_from
 from solvers.solver import Example, Iterate, Solver, check_positive
 
 LIBRARY = Library("dattri", "dattri", ">=0.3.0,<0.4")
@@ -153,7 +153,7 @@ class DattriLiSSA(Solver):
         # It differentiates by all that it is given, which cannot be whole numbers, as labels are: it is given
         # the examples by their numbers.
         rows = torch.arange(examples, device=b.device, dtype=b.dtype)
-        with listening(LIBRARY) as said, _drawing_from(generator):
+        with listening(LIBRARY) as said, drawing_from(generator, b.device):
             inverse = ihvp_lissa(
                 loss,
                 batch_size=self.batch_size,
@@ -223,8 +223,8 @@ class DattriArnoldi(Solver):
 
         with (
             listening(LIBRARY) as said,
-            _drawing_from(generator),
-            _default_dtype(b.dtype),
+            drawing_from(generator, b.device),
+            default_dtype(b.dtype),
             state.counting(Hessian.cost),
         ):
             inverse = ihvp_at_x_arnoldi(
@@ -287,7 +287,7 @@ class DattriDataInf(Solver):
         self, problem: Problem, state: tuple[Any, list[str]], b: Tensor, generator: torch.Generator
     ) -> Iterator[Iterate]:
         attributor, said = state
-        with _default_dtype(b.dtype):
+        with default_dtype(b.dtype):
             x = attributor.transform_test_rep(0, b.T).T
         problem.operator.work.count_algebra(2 * problem.operator.num_draws * b.numel())
         yield Iterate(x, diagnostics={"said": said})
@@ -396,22 +396,3 @@ def _loss(problem: Problem, network: PeerNetwork) -> Callable[[Tensor], Tensor]:
 
 def _parameters(network: PeerNetwork) -> Tensor:
     return torch.cat([each.detach().flatten() for each in network.parameters])
-
-
-@contextmanager
-def _drawing_from(generator: torch.Generator) -> Iterator[None]:
-    """It draws from torch's own generator, which is left as it was."""
-    with torch.random.fork_rng():
-        torch.manual_seed(int(torch.randint(2**31, (1,), generator=generator)))
-        yield
-
-
-@contextmanager
-def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
-    """It makes tensors of torch's default dtype, whatever that of the parameters."""
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(before)

@@ -27,6 +27,7 @@ from solvers.kronecker import length_of_identity
 from solvers.peers.advice import Advice
 from solvers.peers.library import Library
 from solvers.peers.network import PeerNetwork, listening, network_for, skip_reason
+from solvers.peers.surroundings import default_dtype, drawing_from
 from solvers.solver import Divergence, Example, Iterate, Solver, check_positive
 
 LIBRARY = Library("pydvl", "pyDVL", ">=0.10.0,<0.11")
@@ -300,7 +301,8 @@ class PydvlArnoldi(Solver):
     def prepare(self, problem: Problem, generator: torch.Generator) -> Fitted:
         settings = {"rank": self.rank, "tol": self.tol, "use_woodbury": self.use_woodbury}
         make = functools.partial(_pydvl().ArnoldiInfluence, regularization=problem.damping, **settings)
-        start = np.random.default_rng(_seed(generator)).uniform(-1, 1, problem.size)
+        seed = int(torch.randint(2**31, (1,), generator=generator))
+        start = np.random.default_rng(seed).uniform(-1, 1, problem.size)
         # pyDVL gives it no start, and SciPy draws one that no seed fixes.
         eigsh = functools.partial(scipy.sparse.linalg.eigsh, v0=start)
         with mock.patch.object(scipy.sparse.linalg, "eigsh", eigsh):
@@ -408,7 +410,7 @@ class PydvlEKFAC(Solver):
         layers = list(influence.active_layers.values())
         with (
             listening(LIBRARY) as said,
-            _default_dtype(problem.operator.dtype),
+            default_dtype(problem.operator.dtype),
             network.counting(ProductCost(1, 2)),
             _counting_factors(network, layers, self.update_diagonal),
         ):
@@ -485,7 +487,7 @@ def _fit(
     """
     with (
         listening(LIBRARY) as said,
-        _global_seed(problem, generator),
+        drawing_from(generator, problem.operator.device),
         network.counting(HESSIAN_COST, columns),
     ):
         influence = make(network.model, network.loss)
@@ -496,7 +498,7 @@ def _fit(
 
 
 def _applied(problem: Problem, state: Fitted, b: Tensor, generator: torch.Generator) -> Iterate:
-    with listening(LIBRARY) as said, _global_seed(problem, generator):
+    with listening(LIBRARY) as said, drawing_from(generator, problem.operator.device):
         x = state.operator.apply(b.T).T
     short = any("max number of iterations" in each for each in said)
     reason = "its maxiter reached" if short else ""
@@ -521,30 +523,6 @@ def _by_cg(problem: Problem, state: Fitted, b: Tensor, generator: torch.Generato
 def _cg_claim(problem: Problem, residual: float) -> float:
     assert problem.condition_number is not None
     return max(1e-8, 2 * problem.condition_number * residual)
-
-
-@contextmanager
-def _global_seed(problem: Problem, generator: torch.Generator) -> Iterator[None]:
-    """Torch's own generators, from which pyDVL draws, follow `generator` meanwhile."""
-    device = problem.operator.device
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        torch.manual_seed(_seed(generator))
-        yield
-
-
-def _seed(generator: torch.Generator) -> int:
-    return int(torch.randint(2**31, (1,), generator=generator))
-
-
-@contextmanager
-def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
-    """Its EK-FAC makes factors of the default dtype, and multiplies them with what has the network's."""
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(before)
 
 
 @contextmanager

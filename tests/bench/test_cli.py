@@ -312,8 +312,10 @@ def test_from_a_checkout_without_installing_and_ctrl_c(tmp_path: Path) -> None:
         "-s", "exact", "-s", "lissa:step_size=1e-6,num_steps=100000000",
     ]  # fmt: skip
     process = subprocess.Popen(
-        command, cwd=REPOSITORY, env=os.environ | {"PYTHONPATH": ""}, stdout=subprocess.DEVNULL
-    )
+        command, cwd=REPOSITORY, env=os.environ | {"PYTHONPATH": ""}, stdout=subprocess.DEVNULL,
+        # A shell's job in the background ignores it, and would hand that down.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )  # fmt: skip
     try:
         deadline = time.monotonic() + 120
         while not (out / "cells" / "0000.parquet").exists():
